@@ -1,0 +1,1 @@
+"""Pools, hosts, instances, and everything that makes them run."""

@@ -1,0 +1,1 @@
+"""Hypervisor drivers behind one contract (`base`), chosen by `registry`."""

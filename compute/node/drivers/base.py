@@ -1,0 +1,114 @@
+"""The driver contract: what any hypervisor must be able to do, and what each call promises.
+
+Every method is an *ensure*: it looks first, does what is missing, and may be called again at any time with the same
+result, also after a crash half way. A method never trusts its own return code: it observes the domain afterwards.
+
+Errors say what the caller may do: `RetryLater` (nothing wrong with the order), `Never` (this order cannot succeed),
+`Unknown` (connection lost, deadline passed: look again before any conclusion). Nothing else may leave a driver.
+
+The fake driver (`fake`) is the specification of these semantics in running code; `tests/drivers/contract.py` is the
+proof that each driver keeps them.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from compute.wire import DomainReport, HostInventory, HostProof, InstanceSpec, Kind, PowerState, VirtMode
+
+
+class DriverError(Exception):
+    """Base. `code` is stable and machine-readable; the message is for operators."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class RetryLater(DriverError):
+    """The order is good, the moment is not (storage full for now, domain busy). The engine tries again with back-off."""
+
+
+class Never(DriverError):
+    """The order cannot succeed on this host as it stands. The engine unwinds."""
+
+
+class Unknown(DriverError):
+    """What happened is not known (libvirt error 1 or 38, watchdog). The engine sends the call again; ensure finishes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a driver can do, as data: the layer above asks these, never the driver's name."""
+
+    kinds: tuple[Kind, ...]
+    modes: tuple[VirtMode, ...]
+    live_migration: bool
+    suspend_to_disk: bool
+    graceful_stop: bool
+
+
+class Driver(abc.ABC):
+    """One host's hypervisor. Instances are named by Cenote's instance id, which is also the domain's UUID."""
+
+    @abc.abstractmethod
+    def capabilities(self) -> Capabilities:
+        """Return what this driver can do on this host. Cheap; asks no daemon."""
+
+    @abc.abstractmethod
+    def inventory(self) -> HostInventory:
+        """Return the slice of the machine offered. Raises Unknown when the daemon does not answer."""
+
+    @abc.abstractmethod
+    def prove(self) -> HostProof:
+        """Boot real guests to their init and check all that instances will need. Leaves nothing behind. Takes up to 120 s."""
+
+    @abc.abstractmethod
+    def list_domains(self) -> tuple[DomainReport, ...]:
+        """Return every domain of the host, foreign ones too, in one pass. Raises Unknown, never an empty list, on failure."""
+
+    @abc.abstractmethod
+    def list_disks(self) -> tuple[str, ...]:
+        """Return the ids of instances that have a directory in storage (also half-made ones)."""
+
+    @abc.abstractmethod
+    def prepare(self, spec: InstanceSpec) -> None:
+        """Ensure that the instance's root disk or tree, seed and ports exist and are whole. Does not touch a running guest.
+
+        Raises Never("image_missing" | "image_corrupt" | "disk_too_small"), RetryLater("storage_full").
+        """
+
+    @abc.abstractmethod
+    def start(self, spec: InstanceSpec, *, token: int) -> PowerState:
+        """Ensure that the domain is defined from `spec` and running; return the power state seen afterwards.
+
+        A paused domain is resumed. `token` is written to the domain's metadata. Needs `prepare` to have been done.
+        Raises Never("disk_missing" | "definition_refused" | "start_failed").
+        """
+
+    @abc.abstractmethod
+    def stop(self, instance_id: str, *, graceful_seconds: float) -> PowerState:
+        """Ensure that the domain is not running: ask the guest, wait up to `graceful_seconds`, then cut the power.
+
+        0 cuts at once. The definition stays. An absent domain is "absent", not an error.
+        """
+
+    @abc.abstractmethod
+    def reboot(self, spec: InstanceSpec, *, token: int, graceful_seconds: float) -> PowerState:
+        """Restart the guest: `stop` then `start`, so that a changed definition takes effect."""
+
+    @abc.abstractmethod
+    def remove(self, instance_id: str) -> None:
+        """Ensure that nothing of the instance is left on this host: domain, definition, ports, disk, seed, console log, cgroup.
+
+        Works from the id alone, also when `prepare` died half way. Touches only domains with Cenote's metadata for this id.
+        """
+
+    @abc.abstractmethod
+    def console_log(self, instance_id: str, *, max_bytes: int) -> bytes:
+        """Return the newest `max_bytes` of what the guest said on its serial console; empty when there is none yet."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of connections. Guests keep running."""
