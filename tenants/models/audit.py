@@ -41,7 +41,9 @@ class AuditEvent(models.Model):
         indexes = [
             models.Index(fields=["tenant", "-id"], name="audit_by_tenant"),
             models.Index(fields=["target_id", "-id"], name="audit_by_target"),
-            models.Index(fields=["operation_id"], name="audit_by_operation", condition=models.Q(operation_id__isnull=False)),
+            models.Index(
+                fields=["operation_id"], name="audit_by_operation", condition=models.Q(operation_id__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:

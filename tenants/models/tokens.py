@@ -23,9 +23,7 @@ class ApiToken(models.Model):
     name = models.CharField(max_length=100)
     prefix = models.CharField(max_length=16, unique=True, editable=False)
     digest = models.BinaryField(max_length=32, editable=False)
-    scope = models.CharField(
-        max_length=8, choices=[(scope, scope) for scope in roles.SCOPES], default=roles.SCOPE_FULL
-    )
+    scope = models.CharField(max_length=8, choices=[(scope, scope) for scope in roles.SCOPES], default=roles.SCOPE_FULL)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)

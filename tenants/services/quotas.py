@@ -1,0 +1,221 @@
+"""The quota ledger: taking, giving back, setting limits.
+
+A charge goes up the tree in one statement: all rows are locked from leaf to root and, within a level, by resource name, then each is
+raised only where it fits. It comes last in the caller's transaction, since all tenants of a tree share the root's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from tenants.errors import InvalidInput, LedgerMismatch, QuotaExceeded
+from tenants.models import RESOURCES, Quota, Tenant
+from tenants.scope import ALL
+from tenants.services import audit
+from tenants.services.access import Actor, authorize_from_above, visible_tenant_ids
+
+# Well inside bigint even when summed over every tenant, and exact in JSON.
+MAX_AMOUNT: Final = 2**53
+
+# `locked` fixes the order of the locks. A row that another transaction changed while this one waited is read anew by UPDATE
+# itself (READ COMMITTED), so the guard below always judges the newest committed `used`.
+_LOCKED: Final = """
+WITH wanted AS (
+    SELECT * FROM unnest(%(resources)s::text[], %(amounts)s::bigint[]) AS w(resource, n)
+), locked AS (
+    SELECT q.id, w.n
+    FROM tenants_quota q
+    JOIN unnest(%(path)s::uuid[]) WITH ORDINALITY AS level(tenant_id, depth) ON level.tenant_id = q.tenant_id
+    JOIN wanted w ON w.resource = q.resource
+    ORDER BY level.depth DESC, q.resource
+    FOR UPDATE OF q
+)
+"""
+_CHARGE: Final = (
+    _LOCKED
+    + """
+UPDATE tenants_quota q SET used = q.used + locked.n, updated_at = now()
+FROM locked
+WHERE q.id = locked.id AND (q."limit" IS NULL OR q.used + locked.n <= q."limit")
+RETURNING q.tenant_id, q.resource
+"""
+)
+_RELEASE: Final = (
+    _LOCKED
+    + """
+UPDATE tenants_quota q
+SET used = q.used - locked.n, ceiling = q."limit" + greatest(q.used - locked.n - q."limit", 0), updated_at = now()
+FROM locked
+WHERE q.id = locked.id AND q.used >= locked.n
+RETURNING q.tenant_id, q.resource
+"""
+)
+# The ceiling follows the limit, never below what is used: see Quota.
+_SET_LIMIT: Final = """
+UPDATE tenants_quota
+SET "limit" = %(limit)s, updated_at = now(),
+    ceiling = CASE WHEN %(limit)s::bigint IS NULL THEN NULL ELSE greatest(%(limit)s::bigint, used) END
+WHERE tenant_id = %(tenant)s AND resource = %(resource)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaLine:
+    """One row of a tenant's summary. `limit` None = no limit here. `available` is what every level up to the root leaves
+    (None = no level limits it); it says nothing about which level that is."""
+
+    resource: str
+    limit: int | None
+    used: int
+    available: int | None
+
+
+def ensure_rows(*, tenant: Tenant) -> None:
+    """Make the missing quota rows of a tenant, without limits. A charge only updates: a row that is absent would not count."""
+    Quota.unscoped.bulk_create(
+        [Quota(tenant=tenant, resource=resource) for resource in RESOURCES], ignore_conflicts=True
+    )
+
+
+def charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor | None = None) -> None:
+    """Take amounts (resource -> how many, in the resource's unit) from the tenant and every tenant above it, all or nothing.
+
+    Call it last in the transaction that makes the thing charged for; zero amounts are left out.
+    Raises QuotaExceeded for the level nearest the leaf that lacks room, after which nothing is charged and no row stays locked.
+    With `actor`, figures of a parent tenant that the actor cannot see are kept out of the error.
+    """
+    _move(_CHARGE, tenant=tenant, amounts=amounts, charging=True, actor=actor)
+
+
+def release(*, tenant: Tenant, amounts: Mapping[str, int]) -> None:
+    """Give amounts back, at every level. Raises LedgerMismatch where more would be given back than was taken."""
+    _move(_RELEASE, tenant=tenant, amounts=amounts, charging=False, actor=None)
+
+
+def _move(sql: str, *, tenant: Tenant, amounts: Mapping[str, int], charging: bool, actor: Actor | None) -> None:
+    if not connection.in_atomic_block:
+        # Alone it would commit by itself, and a crash before the caller's own commit would leave the ledger wrong.
+        raise transaction.TransactionManagementError("quota moves only inside the transaction of what it pays for")
+    for resource, amount in amounts.items():
+        if resource not in RESOURCES:
+            raise ValueError(f"no such resource: {resource}")
+        if not 0 <= amount <= MAX_AMOUNT:
+            raise ValueError(f"{resource}: {amount} is no amount")
+    wanted = {resource: amounts[resource] for resource in sorted(amounts) if amounts[resource]}
+    if not wanted:
+        return
+    # The savepoint undoes the levels that fitted when one did not, and frees their locks, even where the caller goes on.
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            sql, {"resources": list(wanted), "amounts": list(wanted.values()), "path": [str(i) for i in tenant.path]}
+        )
+        moved = set(cursor.fetchall())
+        if len(moved) == len(tenant.path) * len(wanted):
+            return
+        tenant_id, resource = next(
+            (level, name) for level in reversed(tenant.path) for name in wanted if (level, name) not in moved
+        )
+        raise _refusal(tenant_id=tenant_id, resource=resource, asked=wanted[resource], charging=charging, actor=actor)
+
+
+def _refusal(*, tenant_id: UUID, resource: str, asked: int, charging: bool, actor: Actor | None) -> Exception:
+    """Why a row did not move. Read while it is still locked, so the figures are those that decided."""
+    row = Quota.unscoped.select_related("tenant").filter(tenant_id=tenant_id, resource=resource).first()
+    if row is None:
+        return LedgerMismatch(f"There is no {resource} row for tenant {tenant_id}.")
+    if not charging:
+        return LedgerMismatch(f"{asked} {resource} cannot be released: only {row.used} are in use.")
+    name, limit, used = row.tenant.name, row.limit, row.used
+    if actor is not None:
+        visible = visible_tenant_ids(actor)
+        if visible is not ALL and tenant_id not in visible:
+            return QuotaExceeded(
+                f"A tenant above yours has no room for {asked} more {resource}.",
+                tenant={"id": None, "name": None},
+                resource=resource,
+                limit=None,
+                used=None,
+                asked=asked,
+            )
+    return QuotaExceeded(
+        f"Tenant {name} may use {limit} {resource}, uses {used}, and {asked} more were asked for.",
+        tenant={"id": str(tenant_id), "name": name},
+        resource=resource,
+        limit=limit,
+        used=used,
+        asked=asked,
+    )
+
+
+def set_limit(*, actor: Actor, tenant: Tenant, resource: str, limit: int | None) -> None:
+    """Set a tenant's limit (None: no limit here). It may be lower than the use: then nothing new is charged, what is stays.
+
+    Limits are set from above: by those who hold quota.update in the parent, a root's by cloud operators.
+    Raises InvalidInput, PermissionDenied, NotFound.
+    """
+    set_limits(actor=actor, tenant=tenant, limits={resource: limit})
+
+
+def set_limits(*, actor: Actor, tenant: Tenant, limits: Mapping[str, int | None]) -> None:
+    """Several limits at once, all or nothing; see `set_limit`."""
+    authorize_from_above(actor, "quota.update", tenant)
+    apply_limits(actor=actor, tenant=tenant, limits=limits)
+
+
+def apply_limits(*, actor: Actor, tenant: Tenant, limits: Mapping[str, int | None]) -> None:
+    """`set_limits` for callers that have decided already that the actor may (a tenant's first limits at its creation)."""
+    errors = [
+        {"pointer": f"/{resource}", "code": code, "detail": detail}
+        for resource, limit in limits.items()
+        for code, detail in _limit_faults(resource, limit)
+    ]
+    if errors:
+        raise InvalidInput(errors=errors)
+    with transaction.atomic():
+        rows = Quota.unscoped.filter(tenant=tenant, resource__in=list(limits)).order_by("resource").select_for_update()
+        before = {row.resource: row.limit for row in rows}
+        changed = {name: limits[name] for name in sorted(limits) if before.get(name, -1) != limits[name]}
+        with connection.cursor() as cursor:
+            for resource, limit in changed.items():
+                cursor.execute(_SET_LIMIT, {"tenant": tenant.id, "resource": resource, "limit": limit})
+                if cursor.rowcount != 1:
+                    raise LedgerMismatch(f"There is no {resource} row for tenant {tenant.id}.")
+        if changed:
+            audit.record(
+                actor=actor,
+                action="quota.update",
+                tenant=tenant,
+                target=tenant,
+                before={name: before[name] for name in changed},
+                after=dict(changed),
+            )
+
+
+def _limit_faults(resource: str, limit: Any) -> list[tuple[str, str]]:
+    if resource not in RESOURCES:
+        return [("unknown", f"There is no resource {resource}.")]
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= MAX_AMOUNT):
+        return [("out_of_range", f"A limit is a whole number from 0 to {MAX_AMOUNT}, or null for none.")]
+    return []
+
+
+def summary(tenant: Tenant) -> list[QuotaLine]:
+    """Every resource of a tenant by name, with what it may still take when the tenants above are counted in. One query."""
+    lines: dict[str, QuotaLine] = {}
+    rows = Quota.unscoped.filter(tenant_id__in=tenant.path)
+    by_resource: dict[str, list[Quota]] = {}
+    for row in rows:
+        by_resource.setdefault(row.resource, []).append(row)
+    for resource in sorted(by_resource):
+        levels = by_resource[resource]
+        own = next(row for row in levels if row.tenant_id == tenant.id)
+        rooms = [max(row.limit - row.used, 0) for row in levels if row.limit is not None]
+        lines[resource] = QuotaLine(
+            resource=resource, limit=own.limit, used=own.used, available=min(rooms, default=None)
+        )
+    return list(lines.values())

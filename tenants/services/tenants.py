@@ -1,0 +1,183 @@
+"""Making, changing and ending tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from tenants import roles
+from tenants.errors import Conflict, InvalidInput, NameTaken, NotFound, TenantDisabled, VersionMismatch
+from tenants.models import ApiToken, Membership, Quota, Tenant, User, new_id
+from tenants.models.tree import TENANT_NAME
+from tenants.services import audit, quotas
+from tenants.services.access import Actor, authorize, authorize_from_above
+
+# What a top tenant may have before an operator says otherwise: of things that cost rows, not hardware. The rest starts at 0 use
+# and no limit here; pools bound it.
+DEFAULT_ROOT_LIMITS: Final[Mapping[str, int | None]] = {
+    "tenants": 100,
+    "members": 1000,
+    "tokens": 1000,
+    "keypairs": 1000,
+}
+
+# Goes with the tenant; anything else in use keeps it alive.
+_GOES_WITH_TENANT: Final = ("members", "tokens")
+
+
+def create_tenant(
+    *,
+    actor: Actor,
+    name: str,
+    parent: Tenant | None = None,
+    owner: User | None = None,
+    limits: Mapping[str, int | None] | None = None,
+) -> Tenant:
+    """Make a tenant with its quota rows, an owner if one is given, and its first limits.
+
+    A top tenant (no parent) is made by cloud operators; one below by those who hold tenant.create in the parent.
+    Raises InvalidInput, NameTaken, QuotaExceeded (resource "tenants", or "members" for the owner), PermissionDenied, NotFound.
+    """
+    authorize(actor, "tenant.create", parent)
+    _check_name(name)
+    with transaction.atomic():
+        path = []
+        if parent is not None:
+            # In conflict with delete_tenant's lock: no child appears under a tenant that goes.
+            held = Tenant.objects.select_for_update(no_key=True).get(id=parent.id)
+            if held.state == Tenant.State.DELETED:
+                raise NotFound
+            if held.state == Tenant.State.DISABLED:
+                raise TenantDisabled
+            path = list(held.path)
+        tenant_id = new_id()
+        tenant = Tenant(id=tenant_id, name=name, parent=parent, path=[*path, tenant_id])
+        try:
+            with transaction.atomic():
+                tenant.save(force_insert=True)
+        except IntegrityError as error:
+            raise _name_taken(error, name)
+        quotas.ensure_rows(tenant=tenant)
+        audit.record(
+            actor=actor,
+            action="tenant.create",
+            tenant=tenant,
+            target=tenant,
+            after={"name": name, "parent": None if parent is None else str(parent.id)},
+        )
+        first = {**(DEFAULT_ROOT_LIMITS if parent is None else {}), **(limits or {})}
+        if first:
+            quotas.apply_limits(actor=actor, tenant=tenant, limits=first)
+        if owner is not None:
+            member = Membership.unscoped.create(tenant=tenant, user=owner, role=roles.OWNER)
+            audit.record(actor=actor, action="member.create", tenant=tenant, target=owner, after=member.as_audit())
+            quotas.charge(tenant=tenant, amounts={"members": 1}, actor=actor)
+        if parent is not None:
+            quotas.charge(tenant=held, amounts={"tenants": 1}, actor=actor)
+    return tenant
+
+
+def rename_tenant(*, actor: Actor, tenant: Tenant, name: str, expected_version: int | None = None) -> Tenant:
+    """Give a tenant another name. Raises InvalidInput, NameTaken, VersionMismatch, PermissionDenied, NotFound."""
+    authorize(actor, "tenant.update", tenant)
+    _check_name(name)
+    with transaction.atomic():
+        held = _lock(tenant, expected_version)
+        if held.name == name:
+            return held
+        before, held.name = held.name, name
+        try:
+            with transaction.atomic():
+                _save(held, "name")
+        except IntegrityError as error:
+            raise _name_taken(error, name)
+        audit.record(
+            actor=actor, action="tenant.update", tenant=held, target=held, before={"name": before}, after={"name": name}
+        )
+    return held
+
+
+def set_tenant_state(*, actor: Actor, tenant: Tenant, active: bool, expected_version: int | None = None) -> Tenant:
+    """Disable a tenant, and with it all below, or enable it again. What runs goes on running; requests are refused at once.
+
+    A tenant is switched by those who hold tenant.update in its parent; a top tenant by cloud operators. Nobody switches
+    off, or on again, the tenant that gives them their role.
+    Raises PermissionDenied, NotFound, VersionMismatch.
+    """
+    authorize_from_above(actor, "tenant.update", tenant)
+    state = Tenant.State.ACTIVE if active else Tenant.State.DISABLED
+    with transaction.atomic():
+        held = _lock(tenant, expected_version)
+        if held.state == state:
+            return held
+        before, held.state = held.state, state
+        _save(held, "state")
+        audit.record(
+            actor=actor,
+            action="tenant.update",
+            tenant=held,
+            target=held,
+            before={"state": str(before)},
+            after={"state": str(state)},
+        )
+    return held
+
+
+def delete_tenant(*, actor: Actor, tenant: Tenant, expected_version: int | None = None) -> None:
+    """End a tenant: its members and tokens go, the row stays for the audit trail, the name becomes free.
+
+    Raises Conflict while tenants are below it or anything is in use; VersionMismatch, PermissionDenied, NotFound.
+    """
+    authorize(actor, "tenant.delete", tenant)
+    with transaction.atomic():
+        held = _lock(tenant, expected_version)
+        if Tenant.objects.filter(parent=held).exclude(state=Tenant.State.DELETED).exists():
+            raise Conflict("There are tenants below this one; delete them first.", reason="has_children")
+        rows = list(Quota.unscoped.filter(tenant=held).order_by("resource").select_for_update())
+        in_use = {row.resource: row.used for row in rows if row.used and row.resource not in _GOES_WITH_TENANT}
+        if in_use:
+            raise Conflict("The tenant still uses " + ", ".join(sorted(in_use)) + ".", reason="in_use", used=in_use)
+        tokens = ApiToken.unscoped.filter(tenant=held, revoked_at=None).update(revoked_at=timezone.now())
+        _, deleted = Membership.unscoped.filter(tenant=held).delete()
+        quotas.release(tenant=held, amounts={"tokens": tokens, "members": deleted.get("tenants.Membership", 0)})
+        # A charge that was waiting for these rows finds no room: nothing can come to life in a tenant that is gone.
+        Quota.unscoped.filter(tenant=held).update(limit=0, ceiling=0)
+        held.state = Tenant.State.DELETED
+        _save(held, "state")
+        audit.record(actor=actor, action="tenant.delete", tenant=held, target=held, before={"name": held.name})
+        if held.parent is not None:
+            quotas.release(tenant=held.parent, amounts={"tenants": 1})
+
+
+def _lock(tenant: Tenant, expected_version: int | None) -> Tenant:
+    held = Tenant.objects.select_for_update(no_key=True).filter(id=tenant.id).first()
+    if held is None or held.state == Tenant.State.DELETED:
+        raise NotFound
+    if expected_version is not None and held.version != expected_version:
+        raise VersionMismatch(version=held.version)
+    return held
+
+
+def _save(tenant: Tenant, field: str) -> None:
+    """Write one changed field of a locked tenant and count its version up."""
+    tenant.version += 1
+    tenant.save(update_fields=[field, "version", "updated_at"])
+
+
+def _check_name(name: str) -> None:
+    if not TENANT_NAME.fullmatch(name):
+        raise InvalidInput.field(
+            "/name",
+            "malformed",
+            "A tenant's name has 1 to 63 letters, digits, spaces, dots, dashes or underscores, and begins and ends with a "
+            "letter or digit.",
+        )
+
+
+def _name_taken(error: IntegrityError, name: str) -> Exception:
+    if "tenant_name_unique_among_siblings" in str(error):
+        return NameTaken(f"There is a tenant {name} here already.", name=name)
+    return error
