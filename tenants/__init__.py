@@ -1,1 +1,1 @@
-"""Who there is and what they may: users, the tenant tree, members, tokens, quotas, audit. Knows nothing of guests or HTTP."""
+"""Who there is and what they may: users, tenants, members, tokens, quotas, audit. Knows nothing of guests or HTTP."""

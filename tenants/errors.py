@@ -1,4 +1,4 @@
-"""Domain errors: a stable code, a sentence for people, data for programs. No HTTP here; `cloud.problems` maps codes to it.
+"""Domain errors: a stable code, a sentence for people, data for programs. No HTTP: `cloud.problems` maps codes to it.
 
 A code is never changed and never used again for something else. Sentences may change.
 """
@@ -46,7 +46,7 @@ class NotFound(DomainError):
 
 
 class InvalidInput(DomainError):
-    """One or more fields are wrong. `errors` is a list of {pointer, code, detail}; pointers are JSON pointers ("/name")."""
+    """Fields are wrong. `errors` is a list of {pointer, code, detail}; pointers are JSON pointers ("/name")."""
 
     code = "invalid_input"
     sentence = "The input is not valid."

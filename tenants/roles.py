@@ -1,7 +1,7 @@
 """Roles and permissions, as data. Pure: no Django, no I/O.
 
-A permission is `<noun>.<verb>`. A role holds the permissions of the roles below it. Cloud operators (`User.is_operator`)
-hold every permission everywhere; those in `CLOUD_ONLY` belong to no tenant role at all.
+A permission is `<noun>.<verb>`. A role holds the permissions of the roles below it. Cloud operators
+(`User.is_operator`) hold every permission everywhere; those in `CLOUD_ONLY` belong to no tenant role at all.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from django.db import models
 
 
 class ScopeError(RuntimeError):
-    """Tenant-owned rows were touched outside a scope, or a scope was to be widened: a defect in the code, never input."""
+    """Tenant-owned rows were touched outside a scope, or a scope was to be widened: a defect in the code."""
 
 
 class _All(enum.Enum):
@@ -76,7 +76,7 @@ class ScopedManager(models.Manager[_M]):
 
 
 class TenantOwned(models.Model):
-    """Abstract base of whatever belongs to one tenant. `objects` needs a scope; `unscoped` is the explicit way around."""
+    """Abstract base of what belongs to one tenant. `objects` needs a scope; `unscoped` is the explicit way around."""
 
     tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+", db_index=True)
 
@@ -85,5 +85,5 @@ class TenantOwned(models.Model):
 
     class Meta:
         abstract = True
-        # Foreign keys are followed, and rows saved and deleted, by the base manager: the row in hand already passed the wall.
+        # Foreign keys are followed, and rows saved, by the base manager: the row in hand has passed the wall already.
         base_manager_name = "unscoped"

@@ -1,4 +1,4 @@
-"""Reads. What belongs to tenants is read within the open `tenant_scope`; the door opens it with `access.visible_tenant_ids`."""
+"""Reads. What belongs to tenants is read in a `tenant_scope`, opened with `access.visible_tenant_ids` by the door."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Belonging:
 
 
 def belongings(user: User) -> list[Belonging]:
-    """Every living tenant in which a user has a role, parents before children. Needs no scope: it is about the user itself."""
+    """Every living tenant in which a user has a role, parents before children. Needs no scope."""
     own = dict(Membership.unscoped.filter(user=user).values_list("tenant_id", "role"))
     if not own:
         return []
@@ -113,7 +113,7 @@ def quotas(tenant: Tenant) -> QuerySet[Quota]:
 
 
 def audit_events() -> QuerySet[AuditEvent]:
-    """Audit events in scope, newest first. In an operator's scope (ALL) the cloud's own, which have no tenant, are among them."""
+    """Audit events in scope, newest first. The scope ALL has the cloud's own as well, which have no tenant."""
     return AuditEvent.objects.order_by("-id")
 
 
@@ -164,8 +164,8 @@ def direct_use() -> dict[tuple[UUID, str], int]:
 def ledger_faults(others_use: Mapping[tuple[UUID, str], int]) -> list[LedgerFault]:
     """Every quota row whose `used` is not the sum of what the tenant and all tenants below it hold (invariant I3).
 
-    `others_use`: (tenant, resource) -> amount held directly, counted by the apps above in the same snapshot: run it in a
-    REPEATABLE READ transaction, or on a cloud at rest, else a charge between two reads shows as a fault.
+    `others_use`: (tenant, resource) -> amount held directly, counted by the apps above in the same snapshot: run it in
+    a REPEATABLE READ transaction, or on a cloud at rest, else a charge between two reads shows as a fault.
     """
     tree = {tenant.id: tenant for tenant in Tenant.objects.all()}
     expected: dict[tuple[UUID, str], int] = {}

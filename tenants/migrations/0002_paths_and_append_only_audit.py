@@ -8,8 +8,10 @@ from django.db import migrations
 FORWARD = """
 ALTER TABLE tenants_tenant ADD CONSTRAINT tenant_path_ends_with_parent_and_self CHECK (
     -- IS TRUE: an index outside the array gives NULL, and a CHECK lets NULL pass.
-    (path[cardinality(path)] = id
-     AND CASE WHEN parent_id IS NULL THEN cardinality(path) = 1 ELSE path[cardinality(path) - 1] = parent_id END) IS TRUE
+    (
+     path[cardinality(path)] = id
+     AND CASE WHEN parent_id IS NULL THEN cardinality(path) = 1 ELSE path[cardinality(path) - 1] = parent_id END
+    ) IS TRUE
 );
 CREATE FUNCTION tenants_audit_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

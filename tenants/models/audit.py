@@ -11,7 +11,7 @@ from tenants.scope import ScopedManager
 
 
 class AuditEvent(models.Model):
-    """Who did what to what, written in the transaction of the change itself. A database trigger refuses updates and deletes.
+    """Who did what to what, written in the transaction of the change itself. A trigger refuses updates and deletes.
 
     Names are copied, ids are plain: the trail outlives what it speaks of. `tenant` null = the cloud's own affairs.
     """

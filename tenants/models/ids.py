@@ -1,4 +1,4 @@
-"""Primary keys. Version 7 UUIDs sort by time of creation, so indexes grow at one end and cursors page in order of age."""
+"""Primary keys. Version 7 UUIDs sort by age, so indexes grow at one end and cursors page in order of age."""
 
 from __future__ import annotations
 

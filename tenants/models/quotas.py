@@ -29,11 +29,11 @@ class Quota(TenantOwned):
 
     `limit` null = no limit. `used` = the sum over the tenant and everything below.
 
-    An administrator may lower `limit` below `used`: what exists stays, nothing new is charged. A plain CHECK (used <= limit)
-    would forbid that, and no CHECK at all would leave the promise to the code. So `ceiling` is kept at greatest(limit, used)
-    by the two statements that may lower things (set limit, release), and the database checks exactly that equality.
-    A charge changes `used` alone. Hence any statement that would charge past the limit breaks the CHECK: below the limit
-    the ceiling is the limit, above it the ceiling is what is used already.
+    An administrator may lower `limit` below `used`: what exists stays, nothing new is charged. A plain CHECK (used <=
+    limit) would forbid that, and no CHECK at all would leave the promise to the code. So `ceiling` is kept at
+    greatest(limit, used) by the two statements that may lower things (set limit, release), and the database checks
+    exactly that equality. A charge changes `used` alone. Hence any statement that would charge past the limit breaks
+    the CHECK: below the limit the ceiling is the limit, above it the ceiling is what is used already.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)

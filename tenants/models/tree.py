@@ -23,8 +23,9 @@ TENANT_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,61}[A-Za-z0-9]
 class Tenant(models.Model):
     """A node of the tree: who owns and pays.
 
-    `path` holds the ids from the root down to this tenant, itself included: ancestors and descendants are one query each,
-    at any depth, without recursion. The database checks that it ends with parent and self; tenants never change parents.
+    `path` holds the ids from the root down to this tenant, itself included: ancestors and descendants are one query
+    each, at any depth, without recursion. The database checks that it ends with parent and self; tenants never change
+    parents.
     """
 
     class State(models.TextChoices):

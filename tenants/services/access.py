@@ -37,7 +37,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What an actor is in one tenant: `role` (its own or inherited; None = stranger) and whether the whole path is active."""
+    """What an actor is in one tenant. `role`: own or inherited, None = stranger. `active`: the whole path is."""
 
     role: str | None
     as_operator: bool
@@ -125,7 +125,7 @@ def standing(*, actor: Actor, tenant: Tenant | UUID | None) -> Standing:
 
 
 def authorize(actor: Actor, permission: str, tenant: Tenant | UUID | None) -> None:
-    """Return if the actor may; raise otherwise. `tenant` None: something of the cloud as a whole (hosts, users, catalogue).
+    """Return if the actor may; raise otherwise. `tenant` None: something of the whole cloud (hosts, users, catalogue).
 
     Raises NotFound where the actor has no role in the tenant or above it (a foreign tenant looks like none at all);
     PermissionDenied where the role or the token's scope lacks the permission, or the user is disabled; TenantDisabled;
@@ -158,8 +158,8 @@ def authorize(actor: Actor, permission: str, tenant: Tenant | UUID | None) -> No
 def authorize_from_above(actor: Actor, permission: str, tenant: Tenant) -> None:
     """For what is decided about a tenant, not in it (its limits, switching it off): the role in the *parent* counts.
 
-    A top tenant's is decided by the cloud's operators. Raises as `authorize` does; whoever belongs to the tenant but not to
-    its parent is told PermissionDenied, a stranger NotFound.
+    A top tenant's is decided by the cloud's operators. Raises as `authorize` does; whoever belongs to the tenant but
+    not to its parent is told PermissionDenied, a stranger NotFound.
     """
     if actor.kind == "system":
         return

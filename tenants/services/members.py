@@ -1,4 +1,4 @@
-"""Who belongs to a tenant, and as what. Nobody gives, changes or takes a role higher than their own; the last owner stays."""
+"""Who belongs to a tenant, as what. Nobody gives, changes or takes a role above their own; the last owner stays."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from tenants.services.access import Actor, authorize, standing
 
 
 def add_member(*, actor: Actor, tenant: Tenant, user: User, role: str) -> Membership:
-    """Give a user a role in a tenant and all below. Raises Conflict for a member, InvalidInput, PermissionDenied, NotFound,
-    QuotaExceeded (resource "members")."""
+    """Give a user a role in a tenant and all below. Raises Conflict for a member, InvalidInput, PermissionDenied,
+    NotFound, QuotaExceeded (resource "members").
+    """
     authorize(actor, "member.create", tenant)
     _check_rank(actor, tenant, role)
     with transaction.atomic():

@@ -1,4 +1,4 @@
-"""Passwords: changed by their owner, who proves to be it, or set by a cloud operator. Other sessions of the user end."""
+"""Passwords: changed by their owner, who proves to be it, or set by a cloud operator. Other sessions then end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tenants.services.users import check_password_rules
 def change_password(*, actor: Actor, current_password: str, new_password: str) -> User:
     """Change the actor's own password. A token cannot: whoever finds one must not be able to lock its owner out.
 
-    The session's hash changes with the password, so every other session is logged out; the door keeps the present one with
-    `update_session_auth_hash`. Raises InvalidInput (pointer /current_password or /new_password), PermissionDenied.
+    The session's hash changes with the password, so every other session is logged out; the door keeps the present one
+    with `update_session_auth_hash`. Raises InvalidInput (pointer /current_password or /new_password), PermissionDenied.
     """
     if actor.kind != "user":
         raise PermissionDenied("A password is changed by a person who is logged in.")

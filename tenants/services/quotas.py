@@ -1,7 +1,8 @@
 """The quota ledger: taking, giving back, setting limits.
 
-A charge goes up the tree in one statement: all rows are locked from leaf to root and, within a level, by resource name, then each is
-raised only where it fits. It comes last in the caller's transaction, since all tenants of a tree share the root's rows.
+A charge goes up the tree in one statement: all rows are locked from leaf to root and, within a level, by resource name,
+then each is raised only where it fits. It comes last in the caller's transaction, since all tenants of a tree share the
+root's rows.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from tenants.services.access import Actor, authorize_from_above, visible_tenant_
 # Well inside bigint even when summed over every tenant, and exact in JSON.
 MAX_AMOUNT: Final = 2**53
 
-# `locked` fixes the order of the locks. A row that another transaction changed while this one waited is read anew by UPDATE
-# itself (READ COMMITTED), so the guard below always judges the newest committed `used`.
+# `locked` fixes the order of the locks. A row that another transaction changed while this one waited is read anew by
+# UPDATE itself (READ COMMITTED), so the guard below always judges the newest committed `used`.
 _LOCKED: Final = """
 WITH wanted AS (
     SELECT * FROM unnest(%(resources)s::text[], %(amounts)s::bigint[]) AS w(resource, n)
@@ -66,8 +67,9 @@ WHERE tenant_id = %(tenant)s AND resource = %(resource)s
 
 @dataclass(frozen=True, slots=True)
 class QuotaLine:
-    """One row of a tenant's summary. `limit` None = no limit here. `available` is what every level up to the root leaves
-    (None = no level limits it); it says nothing about which level that is."""
+    """One row of a tenant's summary. `limit` None = no limit here. `available` is what every level up to the root
+    leaves (None = no level limits it).
+    """
 
     resource: str
     limit: int | None
@@ -76,18 +78,18 @@ class QuotaLine:
 
 
 def ensure_rows(*, tenant: Tenant) -> None:
-    """Make the missing quota rows of a tenant, without limits. A charge only updates: a row that is absent would not count."""
+    """Make the missing quota rows of a tenant, without limits: a charge only updates."""
     Quota.unscoped.bulk_create(
         [Quota(tenant=tenant, resource=resource) for resource in RESOURCES], ignore_conflicts=True
     )
 
 
 def charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor | None = None) -> None:
-    """Take amounts (resource -> how many, in the resource's unit) from the tenant and every tenant above it, all or nothing.
+    """Take amounts (resource -> how many of its unit) from the tenant and every tenant above it, all or nothing.
 
     Call it last in the transaction that makes the thing charged for; zero amounts are left out.
-    Raises QuotaExceeded for the level nearest the leaf that lacks room, after which nothing is charged and no row stays locked.
-    With `actor`, figures of a parent tenant that the actor cannot see are kept out of the error.
+    Raises QuotaExceeded for the level nearest the leaf that lacks room, after which nothing is charged and no row stays
+    locked. With `actor`, figures of a parent tenant that the actor cannot see are kept out of the error.
     """
     _move(_CHARGE, tenant=tenant, amounts=amounts, charging=True, actor=actor)
 
@@ -109,7 +111,7 @@ def _move(sql: str, *, tenant: Tenant, amounts: Mapping[str, int], charging: boo
     wanted = {resource: amounts[resource] for resource in sorted(amounts) if amounts[resource]}
     if not wanted:
         return
-    # The savepoint undoes the levels that fitted when one did not, and frees their locks, even where the caller goes on.
+    # The savepoint undoes the levels that fitted when one did not, and frees their locks, if the caller goes on.
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             sql, {"resources": list(wanted), "amounts": list(wanted.values()), "path": [str(i) for i in tenant.path]}
@@ -153,7 +155,7 @@ def _refusal(*, tenant_id: UUID, resource: str, asked: int, charging: bool, acto
 
 
 def set_limit(*, actor: Actor, tenant: Tenant, resource: str, limit: int | None) -> None:
-    """Set a tenant's limit (None: no limit here). It may be lower than the use: then nothing new is charged, what is stays.
+    """Set a tenant's limit (None: none here). It may be below the use: nothing new is charged then, what is stays.
 
     Limits are set from above: by those who hold quota.update in the parent, a root's by cloud operators.
     Raises InvalidInput, PermissionDenied, NotFound.
@@ -168,7 +170,7 @@ def set_limits(*, actor: Actor, tenant: Tenant, limits: Mapping[str, int | None]
 
 
 def apply_limits(*, actor: Actor, tenant: Tenant, limits: Mapping[str, int | None]) -> None:
-    """`set_limits` for callers that have decided already that the actor may (a tenant's first limits at its creation)."""
+    """`set_limits` for callers that know already that the actor may (a tenant's first limits)."""
     errors = [
         {"pointer": f"/{resource}", "code": code, "detail": detail}
         for resource, limit in limits.items()
@@ -205,7 +207,7 @@ def _limit_faults(resource: str, limit: Any) -> list[tuple[str, str]]:
 
 
 def summary(tenant: Tenant) -> list[QuotaLine]:
-    """Every resource of a tenant by name, with what it may still take when the tenants above are counted in. One query."""
+    """Every resource of a tenant by name, with what the tenants above still leave it. One query."""
     lines: dict[str, QuotaLine] = {}
     rows = Quota.unscoped.filter(tenant_id__in=tenant.path)
     by_resource: dict[str, list[Quota]] = {}

@@ -15,8 +15,8 @@ from tenants.models.tree import TENANT_NAME
 from tenants.services import audit, quotas
 from tenants.services.access import Actor, authorize, authorize_from_above
 
-# What a top tenant may have before an operator says otherwise: of things that cost rows, not hardware. The rest starts at 0 use
-# and no limit here; pools bound it.
+# What a top tenant may have before an operator says otherwise: of things that cost rows, not hardware. The rest starts
+# at 0 use and no limit here; pools bound it.
 DEFAULT_ROOT_LIMITS: Final[Mapping[str, int | None]] = {
     "tenants": 100,
     "members": 1000,
@@ -39,7 +39,8 @@ def create_tenant(
     """Make a tenant with its quota rows, an owner if one is given, and its first limits.
 
     A top tenant (no parent) is made by cloud operators; one below by those who hold tenant.create in the parent.
-    Raises InvalidInput, NameTaken, QuotaExceeded (resource "tenants", or "members" for the owner), PermissionDenied, NotFound.
+    Raises InvalidInput, NameTaken, QuotaExceeded (resource "tenants", or "members" for the owner), PermissionDenied,
+    NotFound.
     """
     authorize(actor, "tenant.create", parent)
     _check_name(name)
@@ -101,7 +102,7 @@ def rename_tenant(*, actor: Actor, tenant: Tenant, name: str, expected_version: 
 
 
 def set_tenant_state(*, actor: Actor, tenant: Tenant, active: bool, expected_version: int | None = None) -> Tenant:
-    """Disable a tenant, and with it all below, or enable it again. What runs goes on running; requests are refused at once.
+    """Disable a tenant and all below, or enable it again. What runs goes on running; requests are refused at once.
 
     A tenant is switched by those who hold tenant.update in its parent; a top tenant by cloud operators. Nobody switches
     off, or on again, the tenant that gives them their role.
@@ -172,8 +173,8 @@ def _check_name(name: str) -> None:
         raise InvalidInput.field(
             "/name",
             "malformed",
-            "A tenant's name has 1 to 63 letters, digits, spaces, dots, dashes or underscores, and begins and ends with a "
-            "letter or digit.",
+            "A tenant's name has 1 to 63 letters, digits, spaces, dots, dashes or underscores, "
+            "and begins and ends with a letter or digit.",
         )
 
 

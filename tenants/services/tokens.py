@@ -36,8 +36,8 @@ def create_token(
 ) -> tuple[ApiToken, str]:
     """Make a token that acts as `user` within `tenant` and below; returns it with its text, which is not kept anywhere.
 
-    `tenant` None: a cloud operator's token. People make tokens for themselves; only cloud operators and the product itself
-    make them for others. A token made with a token is no wider and lives no longer than that one.
+    `tenant` None: a cloud operator's token. People make tokens for themselves; only cloud operators and the product
+    itself make them for others. A token made with a token is no wider and lives no longer than that one.
     Raises InvalidInput, PermissionDenied, NotFound, QuotaExceeded (resource "tokens").
     """
     authorize(actor, "token.create", tenant) if tenant is not None else _require_operator(actor)
@@ -95,7 +95,7 @@ def revoke_token(*, actor: Actor, token: ApiToken) -> None:
 
 
 def authenticate_token(*, text: str, request_id: str = "") -> Actor:
-    """The actor behind a token's text. Raises TokenInvalid, the same for every reason. Notes the use at most once a minute."""
+    """The actor behind a token's text. Raises TokenInvalid, whatever the reason. Notes the use once a minute."""
     match = _TEXT.fullmatch(text)
     token = None
     if match is not None:

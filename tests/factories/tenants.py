@@ -1,4 +1,6 @@
-"""The smallest valid users, tenants and actors for tests; made by the services, so every row that belongs to them exists."""
+"""The smallest valid users, tenants and actors for tests; made by the services, so every row that belongs to them
+exists.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def make_member(tenant: Tenant, role: str, user: User | None = None) -> Membersh
 
 
 def make_actor(role: str | None = None, tenant: Tenant | None = None, *, is_operator: bool = False) -> Actor:
-    """The actor of a fresh user with a role in the tenant (None: a stranger, or with `is_operator` a cloud operator)."""
+    """The actor of a fresh user with a role in the tenant (None: a stranger, or a cloud operator)."""
     user = make_user(is_operator=is_operator)
     if role is not None:
         assert tenant is not None
