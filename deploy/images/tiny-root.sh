@@ -22,8 +22,10 @@ ROOT_MODULES=(
 make_tiny_root() { # make_tiny_root POOL ROOT vm|container
     local pool=$1 root=$2 kind=$3 directory applet
     mkdir -p "$root"/{dev,proc,sys,run,mnt,root,home/cenote,etc/pam.d,etc/dropbear,etc/network,tmp} \
-        "$root"/usr/{bin,sbin,lib,lib64,lib/cenote} "$root"/var/{lib/cenote,log,tmp,empty}
+        "$root"/usr/{bin,lib,lib64,lib/cenote} "$root"/var/{lib/cenote,log,tmp,empty}
     for directory in bin sbin lib lib64; do ln -s "usr/$directory" "$root/$directory"; done
+    # One directory of programs: SSH gives ordinary users a PATH without sbin, and `doas reboot` has to work for them.
+    ln -s bin "$root/usr/sbin"
     ln -s ../run "$root/var/run"
     chmod 1777 "$root/tmp" "$root/var/tmp"
     chmod 700 "$root/root"
@@ -33,7 +35,7 @@ make_tiny_root() { # make_tiny_root POOL ROOT vm|container
     for applet in $("$pool/usr/bin/busybox" --list); do
         case $applet in
         busybox | init | linuxrc | dpkg | dpkg-deb | rpm) continue ;; # package tools without a database mislead
-        poweroff | reboot | halt) continue ;;          # ours, in /usr/sbin: they mean the same in VM and container
+        poweroff | reboot | halt) continue ;;          # ours: they mean the same in VM and container
         esac
         ln -s busybox "$root/usr/bin/$applet"
     done
@@ -50,7 +52,6 @@ make_tiny_root() { # make_tiny_root POOL ROOT vm|container
     cp "$pool"/usr/share/lua/5.1/lyaml/*.lua "$root/usr/share/lua/5.4/lyaml/"
 
     install -m 755 "$HERE"/tiny/lib/* "$root/usr/lib/cenote/"
-    install -m 755 "$HERE"/tiny/sbin/* "$root/usr/sbin/"
     install -m 755 "$HERE"/tiny/bin/* "$root/usr/bin/"
     cp -R "$HERE"/tiny/etc/. "$root/etc/"
     install -D -m 755 "$HERE/tiny/acpi-power-button" "$root/etc/acpi/PWRF/00000080"
