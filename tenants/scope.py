@@ -15,7 +15,7 @@ import enum
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final, TypeVar
+from typing import ClassVar, Final, Self, TypeVar
 from uuid import UUID
 
 from django.db import models
@@ -80,8 +80,8 @@ class TenantOwned(models.Model):
 
     tenant = models.ForeignKey("tenants.Tenant", on_delete=models.PROTECT, related_name="+", db_index=True)
 
-    objects: Any = ScopedManager()
-    unscoped: Any = models.Manager()
+    objects: ClassVar[ScopedManager[Self]] = ScopedManager()
+    unscoped: ClassVar[models.Manager[Self]] = models.Manager()
 
     class Meta:
         abstract = True

@@ -209,7 +209,7 @@ def visible_tenant_ids(actor: Actor, permission: str | None = None) -> Scope:
         return ALL
     bound = actor.tenant_id if actor.kind == "token" else None
     operator_user = False
-    if actor.is_operator or bound is not None:
+    if actor.user_id is not None and (actor.is_operator or bound is not None):
         operator_user = User.objects.filter(id=actor.user_id, is_active=True, is_operator=True).exists()
     if actor.is_operator and operator_user:
         return ALL

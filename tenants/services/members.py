@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from django.db import transaction
+from django.utils import timezone
 
 from tenants import roles
 from tenants.errors import Conflict, InvalidInput, NotFound, PermissionDenied
-from tenants.models import Membership, Tenant, User
+from tenants.models import ApiToken, Membership, Tenant, User
 from tenants.services import audit, quotas
 from tenants.services.access import Actor, authorize, standing
 
@@ -49,8 +50,9 @@ def change_role(*, actor: Actor, tenant: Tenant, user: User, role: str) -> Membe
 
 
 def remove_member(*, actor: Actor, tenant: Tenant, user: User) -> None:
-    """Take a user's role away. Everybody may leave; the user's tokens stay, and stop working here at once.
+    """Take a user's role away. Everybody may leave.
 
+    The tokens that lose their footing by it, here and below, are revoked: they must not wake up if the user comes back.
     Raises Conflict for the last owner, PermissionDenied, NotFound.
     """
     leaving = actor.user_id == user.id and actor.kind == "user"
@@ -65,7 +67,18 @@ def remove_member(*, actor: Actor, tenant: Tenant, user: User) -> None:
         before = member.as_audit()
         member.delete()
         audit.record(actor=actor, action="member.delete", tenant=tenant, target=user, before=before)
-        quotas.release(tenant=tenant, amounts={"members": 1})
+        quotas.release_many(items=[(tenant, {"members": 1}), *_revoke_tokens_without_role(tenant, user)])
+
+
+def _revoke_tokens_without_role(tenant: Tenant, user: User) -> list[tuple[Tenant, dict[str, int]]]:
+    """Revoke the user's tokens at and below a tenant where no role is left; returns what that gives back."""
+    live = ApiToken.unscoped.filter(user=user, revoked_at=None)
+    releases = []
+    for bound in Tenant.objects.filter(path__contains=[tenant.id], id__in=live.values("tenant_id")).order_by("id"):
+        if not user.is_operator and not Membership.unscoped.filter(user=user, tenant_id__in=bound.path).exists():
+            count = live.filter(tenant=bound).update(revoked_at=timezone.now())
+            releases.append((bound, {"tokens": count}))
+    return releases
 
 
 def _lock(tenant: Tenant) -> None:

@@ -17,7 +17,7 @@ def change_password(*, actor: Actor, current_password: str, new_password: str) -
     The session's hash changes with the password, so every other session is logged out; the door keeps the present one
     with `update_session_auth_hash`. Raises InvalidInput (pointer /current_password or /new_password), PermissionDenied.
     """
-    if actor.kind != "user":
+    if actor.kind != "user" or actor.user_id is None:
         raise PermissionDenied("A password is changed by a person who is logged in.")
     with transaction.atomic():
         user = User.objects.select_for_update().filter(id=actor.user_id, is_active=True).first()

@@ -46,6 +46,7 @@ def create_tenant(
     _check_name(name)
     with transaction.atomic():
         path = []
+        held = None
         if parent is not None:
             # In conflict with delete_tenant's lock: no child appears under a tenant that goes.
             held = Tenant.objects.select_for_update(no_key=True).get(id=parent.id)
@@ -75,9 +76,10 @@ def create_tenant(
         if owner is not None:
             member = Membership.unscoped.create(tenant=tenant, user=owner, role=roles.OWNER)
             audit.record(actor=actor, action="member.create", tenant=tenant, target=owner, after=member.as_audit())
-            quotas.charge(tenant=tenant, amounts={"members": 1}, actor=actor)
-        if parent is not None:
-            quotas.charge(tenant=held, amounts={"tenants": 1}, actor=actor)
+        charges = [(tenant, {"members": 0 if owner is None else 1})]
+        if held is not None:
+            charges.append((held, {"tenants": 1}))
+        quotas.charge_many(items=charges, actor=actor)
     return tenant
 
 
@@ -143,14 +145,15 @@ def delete_tenant(*, actor: Actor, tenant: Tenant, expected_version: int | None 
             raise Conflict("The tenant still uses " + ", ".join(sorted(in_use)) + ".", reason="in_use", used=in_use)
         tokens = ApiToken.unscoped.filter(tenant=held, revoked_at=None).update(revoked_at=timezone.now())
         _, deleted = Membership.unscoped.filter(tenant=held).delete()
-        quotas.release(tenant=held, amounts={"tokens": tokens, "members": deleted.get("tenants.Membership", 0)})
+        releases = [(held, {"tokens": tokens, "members": deleted.get("tenants.Membership", 0)})]
+        if held.parent is not None:
+            releases.append((held.parent, {"tenants": 1}))
+        quotas.release_many(items=releases)
         # A charge that was waiting for these rows finds no room: nothing can come to life in a tenant that is gone.
         Quota.unscoped.filter(tenant=held).update(limit=0, ceiling=0)
         held.state = Tenant.State.DELETED
         _save(held, "state")
         audit.record(actor=actor, action="tenant.delete", tenant=held, target=held, before={"name": held.name})
-        if held.parent is not None:
-            quotas.release(tenant=held.parent, amounts={"tenants": 1})
 
 
 def _lock(tenant: Tenant, expected_version: int | None) -> Tenant:

@@ -8,6 +8,7 @@ import re
 import secrets
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Q
@@ -50,7 +51,7 @@ def create_token(
     _check(name=name, scope=scope, expires_at=expires_at)
     with transaction.atomic():
         if actor.token_id is not None:
-            _check_narrower(actor, scope=scope, expires_at=expires_at)
+            _check_narrower(actor.token_id, scope=scope, expires_at=expires_at)
         prefix = "".join(secrets.choice(_PREFIX_ALPHABET) for _ in range(12))
         text = f"cnt_{prefix}_{secrets.token_hex(32)}"
         token = ApiToken.unscoped.create(
@@ -139,12 +140,12 @@ def _check(*, name: str, scope: str, expires_at: datetime | None) -> None:
         raise InvalidInput.field("/expires_at", "in_the_past", "The expiry must be a time with zone in the future.")
 
 
-def _check_narrower(actor: Actor, *, scope: str, expires_at: datetime | None) -> None:
+def _check_narrower(maker_id: UUID, *, scope: str, expires_at: datetime | None) -> None:
     """A leaked token must not be able to outlive itself."""
-    maker = ApiToken.unscoped.filter(id=actor.token_id).first()
+    maker = ApiToken.unscoped.filter(id=maker_id).first()
     if maker is None:
         raise NotFound
-    if roles.SCOPE_READ in (maker.scope,) and scope != roles.SCOPE_READ:
+    if maker.scope == roles.SCOPE_READ and scope != roles.SCOPE_READ:
         raise PermissionDenied("This token may only read.")
     if maker.expires_at is not None and (expires_at is None or expires_at > maker.expires_at):
         raise InvalidInput.field("/expires_at", "too_late", "A token cannot make one that lives longer than itself.")
