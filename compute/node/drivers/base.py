@@ -27,7 +27,7 @@ class DriverError(Exception):
 
 
 class RetryLater(DriverError):
-    """The order is good, the moment is not (storage full for now, domain busy). The engine tries again with back-off."""
+    """The order is good, the moment is not (storage full for now, domain busy). The engine tries again later."""
 
 
 class Never(DriverError):
@@ -35,7 +35,7 @@ class Never(DriverError):
 
 
 class Unknown(DriverError):
-    """What happened is not known (libvirt error 1 or 38, watchdog). The engine sends the call again; ensure finishes it."""
+    """What happened is not known (libvirt error 1 or 38, watchdog). The engine calls again; ensure finishes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,17 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def prove(self) -> HostProof:
-        """Boot real guests to their init and check all that instances will need. Leaves nothing behind. Takes up to 120 s."""
+        """Boot real guests to their init and check all that instances will need. Leaves nothing behind.
+
+        Takes up to 120 s. Raises Unknown when the daemon does not answer; all else is a step that is not ok.
+        """
 
     @abc.abstractmethod
     def list_domains(self) -> tuple[DomainReport, ...]:
-        """Return every domain of the host, foreign ones too, in one pass. Raises Unknown, never an empty list, on failure."""
+        """Return every domain of the host, foreign ones too, in one pass.
+
+        Raises Unknown on failure; never returns an empty or short list instead.
+        """
 
     @abc.abstractmethod
     def list_disks(self) -> tuple[str, ...]:
@@ -74,8 +80,9 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, spec: InstanceSpec) -> None:
-        """Ensure that the instance's root disk or tree, seed and ports exist and are whole. Does not touch a running guest.
+        """Ensure that the instance's root disk or tree, seed and ports exist and are whole.
 
+        Does not touch a running guest's.
         Raises Never("image_missing" | "image_corrupt" | "disk_too_small"), RetryLater("storage_full").
         """
 
@@ -100,9 +107,10 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def remove(self, instance_id: str) -> None:
-        """Ensure that nothing of the instance is left on this host: domain, definition, ports, disk, seed, console log, cgroup.
+        """Ensure that nothing of the instance is left: domain, definition, ports, disk, seed, console log, cgroup.
 
-        Works from the id alone, also when `prepare` died half way. Touches only domains with Cenote's metadata for this id.
+        Works from the id alone, also when `prepare` died half way. Touches only domains with Cenote's metadata for
+        this id; raises Never("foreign_domain") where another domain has it as UUID.
         """
 
     @abc.abstractmethod

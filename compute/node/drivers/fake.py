@@ -1,0 +1,343 @@
+"""The fake driver: a whole host in memory. It is the driver contract in running code, and takes faults as data.
+
+What it keeps exactly as a real host does:
+- A host (`FakeHost`) outlives its drivers, as guests outlive the node worker. With a state file it outlives processes.
+- Every method is made of the steps in STEPS, in that order; each step is written down before the next begins. A crash
+  or fault between two steps leaves what a real host would have: a disk without a domain, a definition that never ran.
+- A method looks first and does only what is missing, so that calling it again finishes what a crash left half done.
+- A guest obeys its power button, unless a fault says "no_effect" at "stop.ask"; then the power is cut.
+- Domains that are not Cenote's (`FakeHost.foreign`) are reported, and never touched.
+
+What it does not do: it runs nothing, keeps no bytes, takes no time (but for `delay_seconds` and hangs).
+A host without domains costs about 1 KiB, so thousands of them fit in one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from compute.node.drivers.base import Capabilities, Driver, Never, RetryLater, Unknown
+from compute.node.drivers.faults import Fault, SimulatedCrash
+from compute.node.drivers.settings import DriverSettings
+from compute.node.images.layout import read_marker
+from compute.wire import DomainReport, HostInventory, HostProof, InstanceSpec, PowerState, ProofStep
+
+STEPS: Final[dict[str, tuple[str, ...]]] = {
+    "prepare": ("prepare.disk", "prepare.seed", "prepare.ports"),
+    "start": ("start.define", "start.boot"),
+    "stop": ("stop.ask", "stop.cut"),
+    "remove": ("remove.cut", "remove.undefine", "remove.ports", "remove.disk"),
+}
+METHODS: Final = (
+    *("inventory", "prove", "list_domains", "list_disks", "prepare"),
+    *("start", "stop", "reboot", "remove", "console_log"),
+)
+
+
+@dataclass(slots=True)
+class FakeDisk:
+    """What lies in storage for one instance. `whole` means that `prepare` came to its end."""
+
+    size_gib: int
+    seed: bool = False
+    ports: tuple[str, ...] = ()
+    console: str = ""
+
+    @property
+    def whole(self) -> bool:
+        return self.seed
+
+
+@dataclass(slots=True)
+class FakeHost:
+    """The machine that a fake driver drives. Share one between drivers to play a restart of the node worker."""
+
+    disks: dict[str, FakeDisk] = field(default_factory=dict)
+    domains: dict[str, DomainReport] = field(default_factory=dict)
+    foreign: dict[str, DomainReport] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    images_missing: set[str] = field(default_factory=set)
+    state_file: Path | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+
+    @classmethod
+    def load(cls, state_file: Path) -> FakeHost:
+        """Read a host back from its state file, or begin an empty one."""
+        host = cls(state_file=state_file)
+        with contextlib.suppress(FileNotFoundError):
+            data = json.loads(state_file.read_text("utf-8"))
+            host.disks = {
+                key: FakeDisk(**{**value, "ports": tuple(value["ports"])}) for key, value in data["disks"].items()
+            }
+            host.domains = {key: DomainReport.from_json(value) for key, value in data["domains"].items()}
+            host.foreign = {key: DomainReport.from_json(value) for key, value in data["foreign"].items()}
+            host.faults = [Fault.from_json(value) for value in data["faults"]]
+            host.images_missing = set(data["images_missing"])
+        return host
+
+    def save(self) -> None:
+        """Write the state file, whole or not at all. Without a file the host lives as long as the process."""
+        if self.state_file is None:
+            return
+        data = {
+            "disks": {key: dataclasses.asdict(value) for key, value in self.disks.items()},
+            "domains": {key: value.to_json() for key, value in self.domains.items()},
+            "foreign": {key: value.to_json() for key, value in self.foreign.items()},
+            "faults": [fault.to_json() for fault in self.faults],
+            "images_missing": sorted(self.images_missing),
+        }
+        part = self.state_file.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(data), "utf-8")
+        part.replace(self.state_file)
+
+    def inject(self, *faults: Fault) -> None:
+        """Add faults; they strike in the order given."""
+        known = {*METHODS, *(step for steps in STEPS.values() for step in steps)}
+        for fault in faults:
+            if fault.at not in known:
+                raise ValueError(f"no such place for a fault: {fault.at}; there are {', '.join(sorted(known))}")
+        with self.lock:
+            self.faults += faults
+            self.save()
+
+
+class FakeDriver(Driver):
+    """One fake host's hypervisor. Safe for many threads; a hanging call does not hold up the others."""
+
+    def __init__(self, settings: DriverSettings, host: FakeHost | None = None, *, delay_seconds: float = 0.0) -> None:
+        self._settings = settings
+        self.host = FakeHost() if host is None else host
+        self._delay = delay_seconds
+        self._released = threading.Event()
+        self._closed = False
+
+    # -- what the host is
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            kinds=("vm", "container"),
+            modes=("qemu", "lxc"),
+            live_migration=False,
+            suspend_to_disk=False,
+            graceful_stop=True,
+        )
+
+    def inventory(self) -> HostInventory:
+        with self._at("inventory"):
+            return self._inventory()
+
+    def prove(self) -> HostProof:
+        with self._at("prove"):
+            steps = (ProofStep("vm", True, "fake guest booted"), ProofStep("container", True, "fake container booted"))
+            return HostProof(steps=steps, inventory=self._inventory(), vm_mode="qemu")
+
+    def list_domains(self) -> tuple[DomainReport, ...]:
+        with self._at("list_domains"), self.host.lock:
+            return (*self.host.domains.values(), *self.host.foreign.values())
+
+    def list_disks(self) -> tuple[str, ...]:
+        with self._at("list_disks"), self.host.lock:
+            return tuple(sorted(self.host.disks))
+
+    def console_log(self, instance_id: str, *, max_bytes: int) -> bytes:
+        with self._at("console_log", instance_id), self.host.lock:
+            disk = self.host.disks.get(instance_id)
+            return disk.console.encode()[-max_bytes:] if disk and max_bytes > 0 else b""
+
+    def close(self) -> None:
+        self._closed = True
+        self.release()
+
+    # -- what the host does
+
+    def prepare(self, spec: InstanceSpec) -> None:
+        with self._at("prepare", spec.id):
+            if spec.disk.image.id in self.host.images_missing:
+                raise Never("image_missing", f"no image {spec.disk.image.id} in storage")
+            if spec.disk.size_gib < spec.disk.image.virtual_size_gib:
+                raise Never("disk_too_small", f"{spec.disk.size_gib} GiB < {spec.disk.image.virtual_size_gib} GiB")
+            with self._at("prepare.disk", spec.id) as effective, self._change():
+                if effective and spec.id not in self.host.disks:
+                    self._refuse_over_full(spec)
+                    self.host.disks[spec.id] = FakeDisk(spec.disk.size_gib)
+            with self._at("prepare.seed", spec.id) as effective, self._change():
+                if effective:
+                    self.host.disks[spec.id].seed = True
+            with self._at("prepare.ports", spec.id) as effective, self._change():
+                if effective:
+                    self.host.disks[spec.id].ports = tuple(nic.device for nic in spec.nics)
+
+    def start(self, spec: InstanceSpec, *, token: int) -> PowerState:
+        with self._at("start", spec.id):
+            self._refuse_foreign(spec.id)
+            disk = self.host.disks.get(spec.id)
+            if disk is None or not disk.whole:
+                raise Never("disk_missing", f"{spec.id} was not prepared")
+            with self._at("start.define", spec.id) as effective, self._change():
+                domain = self.host.domains.get(spec.id)
+                if effective and domain is not None and domain.power in ("running", "paused"):
+                    self.host.domains[spec.id] = dataclasses.replace(domain, token=token)
+                elif effective:
+                    self.host.domains[spec.id] = _define(spec, token)
+            with self._at("start.boot", spec.id) as effective, self._change():
+                domain = self.host.domains.get(spec.id)
+                if effective and domain is not None and domain.power != "running":
+                    self.host.domains[spec.id] = dataclasses.replace(domain, power="running")
+                    if domain.power != "paused":
+                        disk.console += f"cenote: {spec.name} is up\n"
+        power = self._power(spec.id)
+        if power != "running":
+            raise Never("start_failed", f"{spec.id} is {power} after its start")
+        return power
+
+    def stop(self, instance_id: str, *, graceful_seconds: float) -> PowerState:
+        with self._at("stop", instance_id):
+            self._refuse_foreign(instance_id)
+            if graceful_seconds > 0 and self._power(instance_id) in ("running", "paused"):
+                with self._at("stop.ask", instance_id) as effective, self._change():
+                    if effective:
+                        self._set_power(instance_id, "stopped")
+            if self._power(instance_id) in ("running", "paused"):
+                with self._at("stop.cut", instance_id) as effective, self._change():
+                    if effective:
+                        self._set_power(instance_id, "stopped")
+        return self._power(instance_id)
+
+    def reboot(self, spec: InstanceSpec, *, token: int, graceful_seconds: float) -> PowerState:
+        with self._at("reboot", spec.id):
+            self.stop(spec.id, graceful_seconds=graceful_seconds)
+            return self.start(spec, token=token)
+
+    def remove(self, instance_id: str) -> None:
+        with self._at("remove", instance_id):
+            self._refuse_foreign(instance_id)
+            with self._at("remove.cut", instance_id) as effective, self._change():
+                if effective:
+                    self._set_power(instance_id, "stopped")
+            with self._at("remove.undefine", instance_id) as effective, self._change():
+                if effective:
+                    self.host.domains.pop(instance_id, None)
+            with self._at("remove.ports", instance_id) as effective, self._change():
+                if effective and (disk := self.host.disks.get(instance_id)):
+                    disk.ports = ()
+            with self._at("remove.disk", instance_id) as effective, self._change():
+                if effective:
+                    self.host.disks.pop(instance_id, None)
+
+    # -- for tests
+
+    def inject(self, *faults: Fault) -> None:
+        """Add faults to the host; a later driver of the same host meets those that did not strike yet."""
+        self.host.inject(*faults)
+
+    def release(self) -> None:
+        """End all hangs, those to come too."""
+        self._released.set()
+
+    def set_power(self, instance_id: str, power: PowerState) -> None:
+        """Play what a guest or an operator does behind the driver's back: crash, shut down, pause."""
+        with self._change():
+            self._set_power(instance_id, power)
+
+    # -- parts
+
+    @contextlib.contextmanager
+    def _at(self, place: str, instance_id: str = "") -> Iterator[bool]:
+        """Let the faults of this place strike; yield whether the step inside shall have an effect."""
+        if self._closed:
+            raise Unknown("driver_closed", "the driver was closed")
+        if self._delay and "." not in place:
+            time.sleep(self._delay)
+        fault = self._take_fault(place, instance_id)
+        if fault is not None:
+            match fault.kind:
+                case "retry":
+                    raise RetryLater(fault.code, fault.message)
+                case "never":
+                    raise Never(fault.code, fault.message)
+                case "unknown":
+                    raise Unknown(fault.code, fault.message)
+                case "crash":
+                    raise SimulatedCrash(place)
+                case "hang":
+                    self._released.wait(fault.seconds)
+        yield fault is None or fault.kind != "no_effect"
+        if fault and fault.kind == "unknown_after":
+            raise Unknown(fault.code, fault.message)
+        if fault and fault.kind == "crash_after":
+            raise SimulatedCrash(place)
+
+    def _take_fault(self, place: str, instance_id: str) -> Fault | None:
+        if not self.host.faults:
+            return None
+        with self._change():
+            for index, fault in enumerate(self.host.faults):
+                if not fault.matches(place, instance_id):
+                    continue
+                if fault.skip:
+                    self.host.faults[index] = dataclasses.replace(fault, skip=fault.skip - 1)
+                    continue
+                if fault.times > 0:
+                    self.host.faults[index] = dataclasses.replace(fault, times=fault.times - 1)
+                return fault
+        return None
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        with self.host.lock:
+            yield
+            self.host.save()
+
+    def _power(self, instance_id: str) -> PowerState:
+        with self.host.lock:
+            domain = self.host.domains.get(instance_id)
+            return "absent" if domain is None else domain.power
+
+    def _set_power(self, instance_id: str, power: PowerState) -> None:
+        if domain := self.host.domains.get(instance_id):
+            self.host.domains[instance_id] = dataclasses.replace(domain, power=power)
+
+    def _refuse_foreign(self, instance_id: str) -> None:
+        if instance_id in self.host.foreign:
+            raise Never("foreign_domain", f"domain {instance_id} on this host is not Cenote's")
+
+    def _refuse_over_full(self, spec: InstanceSpec) -> None:
+        used = sum(disk.size_gib for disk in self.host.disks.values())
+        if used + spec.disk.size_gib > self._settings.disk_gib:
+            raise RetryLater("storage_full", f"{used} of {self._settings.disk_gib} GiB used")
+
+    def _inventory(self) -> HostInventory:
+        return HostInventory(
+            vcpus=self._settings.vcpus,
+            memory_mib=self._settings.memory_mib,
+            disk_gib=self._settings.disk_gib,
+            virt_modes=("qemu", "lxc"),
+            cpu_model="fake",
+            cgroup_version=2,
+            libvirt_version="0.0.0",
+            qemu_version="0.0.0",
+            kernel="fake",
+            shared_storage_id=read_marker(self._settings.shared_dir) or "fake-storage",
+            migration_address=self._settings.underlay_address,
+        )
+
+
+def _define(spec: InstanceSpec, token: int) -> DomainReport:
+    return DomainReport(
+        uuid=spec.id,
+        name=spec.name,
+        instance_id=spec.id,
+        kind=spec.kind,
+        power="stopped",
+        token=token,
+        memory_mib=spec.memory_mib,
+    )

@@ -1,0 +1,122 @@
+"""The driver contract as tests. Each driver's test class inherits `DriverContract` and brings two fixtures:
+
+`driver`, opened on a host without Cenote's domains, and `spec`, an instance that this host can run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+
+import pytest
+
+from compute.node.drivers.base import Driver, Never
+from compute.wire import DomainReport, InstanceSpec
+
+
+def find_domain(driver: Driver, instance_id: str) -> DomainReport | None:
+    """Return the report on this instance's domain, or None."""
+    found = [domain for domain in driver.list_domains() if domain.instance_id == instance_id]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+class DriverContract:
+    """What every driver must keep."""
+
+    graceful_seconds = 0.0
+
+    def test_prepare_leaves_a_disk_and_no_domain(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        assert spec.id in driver.list_disks()
+        assert find_domain(driver, spec.id) is None
+
+    def test_prepare_twice_is_prepare_once(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        driver.prepare(spec)
+        assert driver.list_disks().count(spec.id) == 1
+
+    def test_start_runs_the_instance_and_reports_it(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        assert driver.start(spec, token=7) == "running"
+        domain = find_domain(driver, spec.id)
+        assert domain is not None
+        assert (domain.uuid, domain.power, domain.kind, domain.token) == (spec.id, "running", spec.kind, 7)
+
+    def test_start_of_a_running_instance_keeps_it_and_raises_its_token(
+        self, driver: Driver, spec: InstanceSpec
+    ) -> None:
+        driver.prepare(spec)
+        driver.start(spec, token=7)
+        assert driver.start(spec, token=8) == "running"
+        domain = find_domain(driver, spec.id)
+        assert domain is not None
+        assert domain.token == 8
+
+    def test_start_without_prepare_says_that_the_disk_is_missing(self, driver: Driver, spec: InstanceSpec) -> None:
+        with pytest.raises(Never) as caught:
+            driver.start(spec, token=1)
+        assert caught.value.code == "disk_missing"
+        assert find_domain(driver, spec.id) is None
+
+    def test_stop_at_once_leaves_the_definition(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        driver.start(spec, token=1)
+        assert driver.stop(spec.id, graceful_seconds=0) == "stopped"
+        domain = find_domain(driver, spec.id)
+        assert domain is not None
+        assert domain.power == "stopped"
+        assert driver.stop(spec.id, graceful_seconds=0) == "stopped"
+
+    def test_stop_of_an_absent_instance_is_absent(self, driver: Driver) -> None:
+        assert driver.stop(str(uuid.uuid4()), graceful_seconds=0) == "absent"
+
+    def test_stopped_instance_starts_again(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        driver.start(spec, token=1)
+        driver.stop(spec.id, graceful_seconds=0)
+        assert driver.start(spec, token=2) == "running"
+
+    def test_reboot_ends_running_from_either_state(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        assert driver.reboot(spec, token=1, graceful_seconds=0) == "running"
+        assert driver.reboot(spec, token=2, graceful_seconds=0) == "running"
+        domain = find_domain(driver, spec.id)
+        assert domain is not None
+        assert domain.token == 2
+
+    def test_remove_leaves_nothing(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        driver.start(spec, token=1)
+        driver.remove(spec.id)
+        assert find_domain(driver, spec.id) is None
+        assert spec.id not in driver.list_disks()
+        assert driver.console_log(spec.id, max_bytes=1000) == b""
+
+    def test_remove_of_what_never_was_is_no_error(self, driver: Driver) -> None:
+        driver.remove(str(uuid.uuid4()))
+
+    def test_remove_after_prepare_alone_leaves_nothing(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        driver.remove(spec.id)
+        driver.remove(spec.id)
+        assert spec.id not in driver.list_disks()
+
+    def test_instance_can_be_made_again_after_remove(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        driver.start(spec, token=1)
+        driver.remove(spec.id)
+        driver.prepare(spec)
+        assert driver.start(spec, token=2) == "running"
+
+    def test_disk_below_the_image_size_is_refused(self, driver: Driver, spec: InstanceSpec) -> None:
+        image = dataclasses.replace(spec.disk.image, virtual_size_gib=spec.disk.size_gib + 1)
+        with pytest.raises(Never) as caught:
+            driver.prepare(dataclasses.replace(spec, disk=dataclasses.replace(spec.disk, image=image)))
+        assert caught.value.code == "disk_too_small"
+        assert spec.id not in driver.list_disks()
+
+    def test_inventory_is_the_declared_slice(self, driver: Driver) -> None:
+        inventory = driver.inventory()
+        assert (inventory.vcpus, inventory.memory_mib, inventory.disk_gib) == (2, 2048, 20)
+        assert set(inventory.virt_modes) <= set(driver.capabilities().modes)
