@@ -109,8 +109,13 @@ def remove_links(spec: NetworkSpec) -> None:
             run("ip", "link", "delete", "dev", name)
 
 
-def announce(spec: NetworkSpec, mac: str) -> None:
-    """Tell the other hosts, by one RARP frame, that `mac` lives here. Nothing where the network has no VXLAN device."""
+def announce(spec: NetworkSpec, *, device: str, mac: str) -> None:
+    """Tell this host's bridge, and by one RARP frame the other hosts, that `mac` lives here behind `device`.
+
+    Until the guest speaks, the bridge would go on sending its frames to where the guest was last heard.
+    """
+    if index_of(device):
+        run("bridge", "fdb", "replace", mac, "dev", device, "master", "dynamic")
     name = vxlan_name(spec)
     if not index_of(name):
         return

@@ -116,7 +116,7 @@ class PortManager:
         state = self._records.read()
         port = state.ports.get(device)
         if port and port.network_id in state.networks:
-            links.announce(state.networks[port.network_id].spec, port.mac)
+            links.announce(state.networks[port.network_id].spec, device=device, mac=port.mac)
 
     def remove_port(self, device: str) -> None:
         """Ensure that no frame of this device passes and its address is free again.

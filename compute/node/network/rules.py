@@ -132,7 +132,7 @@ def _version(vxlan_port: int) -> str:
 
 def full_ruleset(state: State, *, vxlan_port: int) -> str:
     """Return the transaction that replaces both of Cenote's tables, whatever was in them, and touches no other."""
-    marker = f"  set rules_{_version(vxlan_port)} {{ type mark; }}\n"
+    marker = f"  set rules_{_version(vxlan_port)} {{ type mark; elements = {{ 1 }}; }}\n"
     tables = (("bridge", _BRIDGE_RULES), ("inet", _HOST_RULES % {"port": vxlan_port}))
     text = ""
     for family, rules in tables:
