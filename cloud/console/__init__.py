@@ -1,0 +1,1 @@
+"""The operators' console: hosts, pools, operations, tenants; Django admin for raw records."""

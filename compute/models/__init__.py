@@ -1,0 +1,30 @@
+"""Rows. They hold data and constraints; rules live in services, placement and sagas; `transitions` writes states."""
+
+from compute.models.allocation import Allocation
+from compute.models.catalog import Flavor, Image, Keypair
+from compute.models.decision import Decision
+from compute.models.domain import Domain
+from compute.models.host import Host, JoinToken
+from compute.models.hostcall import HostCall
+from compute.models.instance import ConsoleLog, Instance
+from compute.models.network import Network, Port
+from compute.models.operation import Operation
+from compute.models.pool import Pool
+
+__all__ = [
+    "Allocation",
+    "ConsoleLog",
+    "Decision",
+    "Domain",
+    "Flavor",
+    "Host",
+    "HostCall",
+    "Image",
+    "Instance",
+    "JoinToken",
+    "Keypair",
+    "Network",
+    "Operation",
+    "Pool",
+    "Port",
+]

@@ -1,0 +1,75 @@
+"""What can be asked for: flavors, images; and the keys that get in."""
+
+from django.db import models
+from django.db.models import Q
+
+from tenants.models.ids import new_id
+from tenants.scope import TenantOwned
+
+
+class Flavor(models.Model):
+    """A size. `kind` blank: for VMs and containers alike. Sizes of existing instances are copies and never change."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    name = models.CharField(max_length=63, unique=True)
+    vcpus = models.PositiveIntegerField()
+    memory_mib = models.PositiveIntegerField()
+    disk_gib = models.PositiveIntegerField()
+    kind = models.CharField(max_length=16, blank=True, choices=[("vm", "vm"), ("container", "container")])
+    active = models.BooleanField(default=True)
+    version = models.PositiveIntegerField(default=1)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["vcpus", "memory_mib", "name"]
+        constraints = [
+            models.CheckConstraint(condition=Q(vcpus__gte=1, memory_mib__gte=16, disk_gib__gte=1), name="flavor_has_a_size"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Image(models.Model):
+    """Immutable after import: what an approved checksum stood for stays what it stands for."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    name = models.CharField(max_length=63)
+    kind = models.CharField(max_length=16, choices=[("vm", "vm"), ("container", "container")])
+    format = models.CharField(max_length=16, choices=[("qcow2", "qcow2"), ("raw", "raw"), ("rootfs-tar", "rootfs-tar")])
+    boot = models.CharField(max_length=8, choices=[("disk", "disk"), ("kernel", "kernel"), ("init", "init")])
+    kernel_args = models.CharField(max_length=512, blank=True)
+    default_user = models.CharField(max_length=32, default="cenote")
+    sha256 = models.CharField(max_length=64)
+    size_bytes = models.BigIntegerField()
+    virtual_size_gib = models.PositiveIntegerField()
+    description = models.CharField(max_length=255, blank=True)
+    active = models.BooleanField(default=True)
+    version = models.PositiveIntegerField(default=1)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(fields=["name"], condition=Q(active=True), name="image_active_name_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Keypair(TenantOwned):
+    """A public SSH key of a tenant. Instances keep a copy of what they were made with."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    name = models.CharField(max_length=63)
+    public_key = models.TextField()
+    fingerprint = models.CharField(max_length=64)
+    version = models.PositiveIntegerField(default=1)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(TenantOwned.Meta):
+        constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="keypair_name_unique_in_tenant")]
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,66 @@
+"""What a tenant asked for: a VM or a container."""
+
+from django.db import models
+from django.db.models import Q
+
+from compute.models.catalog import Flavor, Image
+from compute.models.host import Host
+from compute.models.pool import Pool
+from tenants.models.ids import new_id
+from tenants.scope import TenantOwned
+
+
+class Instance(TenantOwned):
+    """Columns by owner: `state` transitions.py; `desired_power` the tenant's wish (services); `host` placement;
+    `token` the engine. What the host reports of it lives in Domain, which the observer alone writes.
+
+    Sizes, keys and user data are copies: changing a flavor or a keypair never changes a running guest.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    name = models.CharField(max_length=63)
+    kind = models.CharField(max_length=16, choices=[("vm", "vm"), ("container", "container")])
+    state = models.CharField(max_length=16, default="building")
+    desired_power = models.CharField(max_length=16, default="running")
+    pool = models.ForeignKey(Pool, on_delete=models.PROTECT, related_name="+")
+    host = models.ForeignKey(Host, null=True, blank=True, on_delete=models.PROTECT, related_name="instances")
+    flavor = models.ForeignKey(Flavor, on_delete=models.PROTECT, related_name="+")
+    image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="+")
+    vcpus = models.PositiveIntegerField()
+    memory_mib = models.PositiveIntegerField()
+    disk_gib = models.PositiveIntegerField()
+    keys = models.JSONField(default=list, blank=True, help_text="[{name, public_key}] as they were at create")
+    user_data = models.TextField(blank=True, help_text="may hold secrets: never listed, never logged")
+    tags = models.JSONField(default=dict, blank=True)
+    error = models.JSONField(null=True, blank=True, help_text="{code, message} for the tenant")
+    token = models.BigIntegerField(default=0, help_text="fencing token: raised by every new HostCall that changes it")
+    version = models.PositiveIntegerField(default=1)
+    created_by = models.CharField(max_length=150, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    deleted_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta(TenantOwned.Meta):
+        indexes = [
+            models.Index(fields=["tenant", "-created_at", "-id"], condition=~Q(state="deleted"), name="instance_tenant_live"),
+            models.Index(fields=["host"], condition=~Q(state="deleted"), name="instance_host_live"),
+            models.Index(fields=["state"], condition=Q(state__in=["building", "deleting", "error"]), name="instance_unsettled"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(state__in=["building", "active", "error", "failed", "deleting", "deleted"]), name="instance_state_known"
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=["failed", "deleting", "deleted"]) | Q(host__isnull=False), name="instance_has_its_host"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ConsoleLog(models.Model):
+    """The newest console output that a host sent, so that a request never waits on a hypervisor."""
+
+    instance = models.OneToOneField(Instance, primary_key=True, on_delete=models.CASCADE, related_name="console")
+    text = models.TextField(blank=True)
+    fetched_at = models.DateTimeField()

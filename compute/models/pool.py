@@ -1,0 +1,31 @@
+"""A pool: hosts that share storage, a network and overcommit ratios."""
+
+from django.db import models
+
+from tenants.models.ids import new_id
+
+
+class Pool(models.Model):
+    """Ratios multiply what a host offers beyond its reserve; memory and disk are usually 1.0, never below."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    name = models.CharField(max_length=63, unique=True)
+    description = models.CharField(max_length=255, blank=True)
+    vcpu_ratio = models.FloatField(default=4.0)
+    memory_ratio = models.FloatField(default=1.0)
+    disk_ratio = models.FloatField(default=1.0)
+    policy = models.CharField(max_length=16, default="spread", choices=[("spread", "spread"), ("pack", "pack")])
+    shared_storage_id = models.CharField(max_length=64, blank=True, help_text="marker of the storage all hosts must see")
+    version = models.PositiveIntegerField(default=1)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(vcpu_ratio__gte=1, memory_ratio__gte=1, disk_ratio__gte=1), name="pool_ratios_at_least_1"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name

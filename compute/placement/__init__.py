@@ -1,0 +1,1 @@
+"""Choosing and claiming: rows become scheduler types, a candidate becomes an allocation."""

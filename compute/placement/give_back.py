@@ -1,0 +1,26 @@
+"""The one way in which an instance's room and quota go back, exactly once."""
+
+from __future__ import annotations
+
+from compute.models import Instance
+from compute.placement.claims import release
+from tenants.models import Tenant
+from tenants.services import quotas
+
+
+def quota_amounts(*, vcpus: int, memory_mib: int, disk_gib: int, count: int = 1) -> dict[str, int]:
+    """Return what `count` instances of this size are charged for."""
+    return {"instances": count, "vcpus": vcpus * count, "memory_mib": memory_mib * count, "disk_gib": disk_gib * count}
+
+
+def give_back(*, instance: Instance) -> None:
+    """Release the allocation and, with it, the quota. A second call finds no allocation and changes nothing.
+
+    The allocation row is the receipt: quota was charged in the transaction that made it, and is released in the one
+    that deletes it, so neither can be given back twice. Needs the instance's row locked.
+    """
+    if not release(consumer_type="instance", consumer_id=instance.id):
+        return
+    tenant = Tenant.objects.get(id=instance.tenant_id)
+    amounts = quota_amounts(vcpus=instance.vcpus, memory_mib=instance.memory_mib, disk_gib=instance.disk_gib)
+    quotas.release(tenant=tenant, amounts=amounts)

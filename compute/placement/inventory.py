@@ -1,0 +1,54 @@
+"""Writing what a host offers, so that the ceilings behind the CHECK constraints always follow."""
+
+from __future__ import annotations
+
+from django.db.models import F
+
+from compute.models import Host
+from compute.placement.loader import host_inventory
+from compute.wire import HostInventory
+
+
+def apply_inventory(*, host: Host, reported: HostInventory) -> bool:
+    """Store reported totals and facts on the locked `host` row; return whether anything changed.
+
+    A slice that shrank below what is in use keeps what is there and takes nothing new: `fits` sees the true capacity,
+    the ceiling stays at the use. Needs `host` locked FOR UPDATE by the caller, with `host.pool` loaded.
+    """
+    facts = {
+        "cpu_model": reported.cpu_model,
+        "cgroup_version": reported.cgroup_version,
+        "libvirt_version": reported.libvirt_version,
+        "qemu_version": reported.qemu_version,
+        "kernel": reported.kernel,
+        "shared_storage_id": reported.shared_storage_id,
+        "migration_address": reported.migration_address,
+    }
+    totals = (reported.vcpus, reported.memory_mib, reported.disk_gib)
+    if totals == (host.total_vcpus, host.total_memory_mib, host.total_disk_gib) and facts == host.facts:
+        return False
+    host.total_vcpus, host.total_memory_mib, host.total_disk_gib = totals
+    host.facts = facts
+    apply_ceilings(host=host)
+    return True
+
+
+def apply_ceilings(*, host: Host) -> None:
+    """Write totals, facts and ceilings of the locked `host` row; call after totals, reserve or the pool's ratios change."""
+    capacity = host_inventory(host).capacity()
+    host.ceiling_vcpus = max(capacity.vcpus, host.used_vcpus)
+    host.ceiling_memory_mib = max(capacity.memory_mib, host.used_memory_mib)
+    host.ceiling_disk_gib = max(capacity.disk_gib, host.used_disk_gib)
+    Host.objects.filter(id=host.id).update(
+        total_vcpus=host.total_vcpus,
+        total_memory_mib=host.total_memory_mib,
+        total_disk_gib=host.total_disk_gib,
+        reserved_vcpus=host.reserved_vcpus,
+        reserved_memory_mib=host.reserved_memory_mib,
+        reserved_disk_gib=host.reserved_disk_gib,
+        ceiling_vcpus=host.ceiling_vcpus,
+        ceiling_memory_mib=host.ceiling_memory_mib,
+        ceiling_disk_gib=host.ceiling_disk_gib,
+        facts=host.facts,
+        version=F("version") + 1,
+    )

@@ -1,0 +1,57 @@
+"""R1: a host that has not been heard for `HOST_SUSPECT_SECONDS` is suspect, for `HOST_DOWN_SECONDS` down.
+R2: leased calls of reads, debts and reaps whose host went silent wait again (an operation's own calls are the engine's).
+
+Being down is an observation. It never restarts anything elsewhere: that needs a fence."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+
+from compute.errors import TransitionRefused
+from compute.models import Host, HostCall
+from compute.transitions import move
+
+log = logging.getLogger(__name__)
+
+
+def run() -> int:
+    """Return how many hosts changed."""
+    changed = 0
+    for seconds, target, states in (
+        (settings.HOST_DOWN_SECONDS, "down", ["suspect"]),
+        (settings.HOST_SUSPECT_SECONDS, "suspect", ["up"]),
+    ):
+        silent = Host.objects.filter(observed_state__in=states, last_seen_at__lt=Now() - timedelta(seconds=seconds))
+        for host in silent.exclude(admin_state="removed"):
+            changed += _silent(host, target, seconds)
+    with transaction.atomic():
+        lost = HostCall.objects.filter(
+            state="taken", operation__isnull=True, lease_until__lt=Now() - timedelta(seconds=settings.HOST_CALL_LEASE_SECONDS)
+        ).select_for_update(skip_locked=True)
+        for call in lost:
+            if call.purpose == "read":
+                move(call, "superseded", settled=True)
+            else:
+                move(call, "waiting", lease_until=None)
+    return changed
+
+
+def _silent(host: Host, target: str, seconds: int) -> int:
+    try:
+        with transaction.atomic():
+            # Under the row lock the silence is looked at again: a heartbeat may have come in between.
+            fresh = Host.objects.select_for_update(of=("self",)).filter(
+                id=host.id, last_seen_at__lt=Now() - timedelta(seconds=seconds)
+            )
+            if not fresh.exists():
+                return 0
+            move(host, target, column="observed_state", state_reason=f"not heard for more than {seconds} s")
+    except TransitionRefused:
+        return 0
+    log.warning("host %s is %s: not heard for more than %s s", host.name, target, seconds)
+    return 1

@@ -1,0 +1,63 @@
+"""Rows -> the InstanceSpec that crosses the trust line. Nothing of another tenant or host is in it."""
+
+from __future__ import annotations
+
+import uuid
+
+from compute.models import Instance, Network, Port
+from compute.wire import DiskSpec, ImageRef, InstanceSpec, NetworkSpec, NicSpec
+
+
+def network_spec(network: Network) -> NetworkSpec:
+    """Return one network as hosts need it."""
+    return NetworkSpec(
+        id=str(network.id),
+        vni=network.vni,
+        cidr=network.cidr,
+        gateway=network.gateway,
+        mtu=network.mtu,
+        dns=tuple(network.dns),
+    )
+
+
+def nic_spec(port: Port) -> NicSpec:
+    """Return one port as its host needs it. Needs `port.network` loaded."""
+    return NicSpec(
+        port_id=str(port.id), mac=port.mac, address=port.address, network=network_spec(port.network), device=port.device
+    )
+
+
+def load_instance(instance_id: uuid.UUID) -> Instance:
+    """Return the instance with its image, as a saga step needs it."""
+    return Instance.unscoped.select_related("image").get(id=instance_id)
+
+
+def instance_spec(instance: Instance) -> InstanceSpec:
+    """Return all a host needs to make this instance exist. Needs `instance.image` loaded."""
+    image = instance.image
+    ports = Port.unscoped.filter(instance=instance).select_related("network").order_by("created_at", "id")
+    return InstanceSpec(
+        id=str(instance.id),
+        tenant_id=str(instance.tenant_id),
+        name=instance.name,
+        kind=instance.kind,  # type: ignore[arg-type]  the column's choices are wire.Kind
+        vcpus=instance.vcpus,
+        memory_mib=instance.memory_mib,
+        disk=DiskSpec(
+            id=str(instance.id),
+            size_gib=instance.disk_gib,
+            image=ImageRef(
+                id=str(image.id),
+                format=image.format,  # type: ignore[arg-type]  likewise
+                sha256=image.sha256,
+                size_bytes=image.size_bytes,
+                virtual_size_gib=image.virtual_size_gib,
+                boot=image.boot,  # type: ignore[arg-type]  likewise
+                kernel_args=image.kernel_args,
+            ),
+        ),
+        nics=tuple(nic_spec(port) for port in ports),
+        cpu_shares=1024 * instance.vcpus,
+        ssh_keys=tuple(key["public_key"] for key in instance.keys),
+        user_data=instance.user_data,
+    )

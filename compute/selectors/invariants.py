@@ -1,0 +1,209 @@
+"""The invariants of the ledger and the engine, as SQL, in one place: `manage.py audit`, the tests and the console use these.
+
+Each check returns one row per violation. All run in one REPEATABLE READ transaction: a charge between two reads cannot
+look like a fault. Ids as in docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from tenants import selectors as tenants
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that must not be. `detail` names the rows."""
+
+    invariant: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One invariant: what must hold, and the SQL that finds where it does not (one text column)."""
+
+    invariant: str
+    title: str
+    sql: str
+
+
+# How long after a fault things may take to settle, in seconds, before limbo is a violation (T in the fault tables).
+SETTLE_SECONDS = 60
+
+CHECKS: tuple[Check, ...] = (
+    Check(
+        "I1",
+        "each instance runs on at most one host, and on the one the books say",
+        """
+        SELECT format('instance %%s runs on %%s hosts: %%s', d.instance_id, count(*), string_agg(h.name, ', '))
+        FROM compute_domain d JOIN compute_host h ON h.id = d.host_id
+        WHERE d.power IN ('running', 'paused') AND d.misses = 0 GROUP BY d.instance_id HAVING count(*) > 1
+        UNION ALL
+        SELECT format('instance %%s runs on %%s, its row says %%s', d.instance_id, h.name, coalesce(i.host_id::text, 'none'))
+        FROM compute_domain d JOIN compute_host h ON h.id = d.host_id JOIN compute_instance i ON i.id = d.instance_id
+        WHERE d.power IN ('running', 'paused') AND d.misses = 0 AND i.host_id IS DISTINCT FROM d.host_id
+        """,
+    ),
+    Check(
+        "I2",
+        "no domain with our mark is without its instance, and no running wish without its domain",
+        """
+        SELECT format('host %%s: domain of instance %%s does not belong there', h.name, s->>'instance_id')
+        FROM compute_host h, jsonb_array_elements(h.strays) s
+        WHERE h.admin_state <> 'removed' AND h.observed_state = 'up'
+        UNION ALL
+        SELECT format('instance %%s should run and its host has no domain of it', i.id)
+        FROM compute_instance i JOIN compute_host h ON h.id = i.host_id
+        LEFT JOIN compute_domain d ON d.instance_id = i.id AND d.host_id = i.host_id
+        WHERE i.state = 'active' AND i.desired_power = 'running' AND h.observed_state = 'up'
+          AND (d.id IS NULL OR d.power = 'absent') AND i.created_at < now() - %(settle)s
+          AND NOT EXISTS (SELECT FROM compute_operation o WHERE o.target_id = i.id
+                          AND (o.state IN ('pending', 'running', 'unwinding') OR o.finished_at > now() - %(settle)s))
+        """,
+    ),
+    Check(
+        "I3",
+        "what is used on each host is the sum of its allocations",
+        """
+        SELECT format('host %%s: books say %%s vCPU %%s MiB %%s GiB %%s instances, allocations sum to %%s / %%s / %%s / %%s', h.name,
+                      h.used_vcpus, h.used_memory_mib, h.used_disk_gib, h.used_instances,
+                      coalesce(a.v, 0), coalesce(a.m, 0), coalesce(a.d, 0), coalesce(a.n, 0))
+        FROM compute_host h LEFT JOIN (
+            SELECT host_id, sum(vcpus) v, sum(memory_mib) m, sum(disk_gib) d, count(*) n FROM compute_allocation GROUP BY host_id
+        ) a ON a.host_id = h.id
+        WHERE (h.used_vcpus, h.used_memory_mib, h.used_disk_gib, h.used_instances)
+              IS DISTINCT FROM (coalesce(a.v, 0)::int, coalesce(a.m, 0)::int, coalesce(a.d, 0)::int, coalesce(a.n, 0)::int)
+        """,
+    ),
+    Check(
+        "I3",
+        "each allocation has its consumer, of the same size and on the same host; each live instance has its allocation",
+        """
+        SELECT format('allocation %%s: its instance %%s is %%s', a.id, a.consumer_id, coalesce(i.state, 'unknown'))
+        FROM compute_allocation a LEFT JOIN compute_instance i ON i.id = a.consumer_id
+        WHERE a.consumer_type = 'instance'
+          AND (i.id IS NULL OR i.state IN ('failed', 'deleted') OR i.host_id IS DISTINCT FROM a.host_id
+               OR (i.vcpus, i.memory_mib, i.disk_gib) IS DISTINCT FROM (a.vcpus, a.memory_mib, a.disk_gib))
+        UNION ALL
+        SELECT format('instance %%s is %%s and holds no allocation', i.id, i.state) FROM compute_instance i
+        WHERE i.state IN ('building', 'active', 'error')
+          AND NOT EXISTS (SELECT FROM compute_allocation a WHERE a.consumer_type = 'instance' AND a.consumer_id = i.id)
+        """,
+    ),
+    Check(
+        "I4",
+        "no host carries more than it may, no quota is passed",
+        """
+        SELECT format('host %%s: use is above its ceiling', name) FROM compute_host
+        WHERE used_vcpus > ceiling_vcpus OR used_memory_mib > ceiling_memory_mib OR used_disk_gib > ceiling_disk_gib
+        UNION ALL
+        SELECT format('tenant %%s: %%s %%s used, %%s allowed', tenant_id, used, resource, ceiling) FROM tenants_quota
+        WHERE ceiling IS NOT NULL AND used > ceiling
+        """,
+    ),
+    Check(
+        "I5",
+        "no operation or instance is in limbo",
+        """
+        SELECT format('operation %%s (%%s) is stuck', id, kind) FROM compute_operation WHERE state = 'stuck'
+        UNION ALL
+        SELECT format('operation %%s (%%s) is %%s and has not moved since %%s', o.id, o.kind, o.state, o.next_attempt_at)
+        FROM compute_operation o WHERE o.state IN ('pending', 'running', 'unwinding') AND o.next_attempt_at < now() - %(settle)s
+        UNION ALL
+        SELECT format('instance %%s is %%s without an operation', i.id, i.state) FROM compute_instance i
+        WHERE i.state IN ('building', 'deleting') AND i.created_at < now() - %(settle)s
+          AND NOT EXISTS (SELECT FROM compute_operation o WHERE o.target_id = i.id
+                          AND (o.state IN ('pending', 'running', 'unwinding', 'stuck') OR o.finished_at > now() - %(settle)s))
+        UNION ALL
+        SELECT format('call %%s (%%s) of a finished operation is still open', c.id, c.method)
+        FROM compute_hostcall c JOIN compute_operation o ON o.id = c.operation_id
+        WHERE c.state IN ('waiting', 'taken') AND o.state IN ('succeeded', 'failed', 'cancelled')
+        """,
+    ),
+    Check(
+        "I6",
+        "no directory in storage is without its instance",
+        """
+        SELECT DISTINCT format('storage: directory of %%s, which no live instance owns', disk)
+        FROM compute_host h, jsonb_array_elements_text(h.stray_disks) disk
+        WHERE h.admin_state <> 'removed' AND h.observed_state = 'up'
+        """,
+    ),
+    Check(
+        "I8",
+        "each order had its own fencing token, and each step took effect once",
+        """
+        SELECT format('target %%s: two calls carry token %%s', target_id, token) FROM compute_hostcall
+        WHERE purpose <> 'read' GROUP BY target_id, token HAVING count(*) > 1
+        UNION ALL
+        SELECT format('operation %%s: step %%s was answered done %%s times', operation_id, step, count(*)) FROM compute_hostcall
+        WHERE operation_id IS NOT NULL AND purpose IN ('step', 'undo') AND state = 'answered' AND settled
+          AND answer->>'outcome' = 'done'
+        GROUP BY operation_id, step, purpose HAVING count(*) > 1
+        """,
+    ),
+    Check(
+        "I9",
+        "each operation that ended has an end, and each that failed a reason",
+        """
+        SELECT format('operation %%s is %%s without an end', id, state) FROM compute_operation
+        WHERE state IN ('succeeded', 'failed', 'cancelled') AND finished_at IS NULL
+        UNION ALL
+        SELECT format('operation %%s failed without a reason', id) FROM compute_operation
+        WHERE state = 'failed' AND (error IS NULL OR error->>'code' IS NULL)
+        """,
+    ),
+    Check(
+        "I10",
+        "each instance's create and delete stands in the audit trail, with its operation",
+        """
+        SELECT format('instance %%s: no audit event of its creation', i.id) FROM compute_instance i
+        WHERE NOT EXISTS (SELECT FROM tenants_auditevent e WHERE e.target_id = i.id AND e.action = 'instance.create'
+                          AND e.operation_id IS NOT NULL AND e.actor_name <> '')
+        UNION ALL
+        SELECT format('operation %%s (%%s): no audit event tells who ordered it', o.id, o.kind) FROM compute_operation o
+        WHERE o.target_type = 'instance' AND NOT EXISTS (SELECT FROM tenants_auditevent e WHERE e.operation_id = o.id)
+        """,
+    ),
+)
+
+
+def check_all() -> list[Violation]:
+    """Run every check on one snapshot of the database and return what is wrong; empty when all hold."""
+    found: list[Violation] = []
+    with transaction.atomic(durable=True):
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor.execute("SET LOCAL statement_timeout = '60s'")
+            for check in CHECKS:
+                cursor.execute(check.sql, {"settle": timedelta(seconds=SETTLE_SECONDS)})
+                found += [Violation(check.invariant, row[0]) for row in cursor.fetchall()]
+        found += [
+            Violation("I3", f"tenant {fault.tenant_name}: quota row says {fault.used} {fault.resource}, {fault.expected} are held")
+            for fault in tenants.ledger_faults(_held())
+        ]
+    return found
+
+
+def _held() -> dict[tuple[UUID, str], int]:
+    """Return what each tenant holds itself of compute's resources: (tenant id, resource) -> amount."""
+    held: dict[tuple[UUID, str], int] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT i.tenant_id, count(*), sum(a.vcpus), sum(a.memory_mib), sum(a.disk_gib)
+               FROM compute_allocation a JOIN compute_instance i ON i.id = a.consumer_id
+               WHERE a.consumer_type = 'instance' GROUP BY i.tenant_id"""
+        )
+        for tenant_id, *amounts in cursor.fetchall():
+            for resource, amount in zip(("instances", "vcpus", "memory_mib", "disk_gib"), amounts, strict=True):
+                held[tenant_id, resource] = int(amount)
+        cursor.execute("SELECT tenant_id, count(*) FROM compute_keypair GROUP BY tenant_id")
+        for tenant_id, count in cursor.fetchall():
+            held[tenant_id, "keypairs"] = count
+    return held
+

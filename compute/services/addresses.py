@@ -1,0 +1,48 @@
+"""IPAM: an address and a MAC for a new port, taken in the create transaction."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+
+from django.db import IntegrityError, transaction
+
+from compute.errors import NoAddressLeft
+from compute.models import Instance, Network, Port
+
+_TRIES = 16
+
+
+def take_port(*, instance: Instance, network: Network) -> Port:
+    """Insert a port with a free address of the network. Raises NoAddressLeft when there is none.
+
+    Addresses are drawn at random and the unique constraint is the judge: creates at the same time do not queue behind
+    one another, and an address given back is unlikely to be the next one out. A nearly full network is searched in order.
+    """
+    net = ipaddress.ip_network(network.cidr)
+    # The first address is the gateway, the last sixteen are kept for the hosts' own ends and the broadcast.
+    first, last = 2, net.num_addresses - 17
+    for _ in range(_TRIES):
+        port = _insert(instance, network, str(net[first + secrets.randbelow(last - first + 1)]))
+        if port is not None:
+            return port
+    taken = set(Port.unscoped.filter(network=network).values_list("address", flat=True))
+    for index in range(first, last + 1):
+        if str(net[index]) not in taken:
+            port = _insert(instance, network, str(net[index]))
+            if port is not None:
+                return port
+    raise NoAddressLeft(f"The network {network.name} has no address left.")
+
+
+def _insert(instance: Instance, network: Network, address: str) -> Port | None:
+    # 52:54:00 is QEMU's own range; three random bytes would meet too soon, so two more come from the same place.
+    mac = "52:54:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(4))
+    try:
+        with transaction.atomic():
+            port: Port = Port.unscoped.create(
+                tenant_id=instance.tenant_id, instance=instance, network=network, address=address, mac=mac
+            )
+            return port
+    except IntegrityError:
+        return None

@@ -1,0 +1,163 @@
+"""Pools, networks, flavors and images: what operators offer."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import shutil
+from pathlib import Path
+
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+
+from compute.models import Flavor, Host, Image, Network, Pool
+from compute.placement.inventory import apply_ceilings
+from compute.services.checks import check_name
+from tenants.errors import InvalidInput, NameTaken
+from tenants.models.ids import new_id
+from tenants.services import audit
+from tenants.services.access import Actor, authorize
+
+FIRST_VNI = 4096
+
+
+def create_pool(
+    *, actor: Actor, name: str, cidr: str, vcpu_ratio: float = 4.0, policy: str = "spread", description: str = ""
+) -> Pool:
+    """Make a pool with its network: the first address of `cidr` is the gateway. Raises InvalidInput, NameTaken."""
+    authorize(actor, "pool.create", None)
+    check_name(name)
+    try:
+        net = ipaddress.IPv4Network(cidr)
+    except ValueError as error:
+        raise InvalidInput.field("/cidr", "invalid_cidr", f"Give an IPv4 network such as 10.80.0.0/20: {error}.")
+    if net.num_addresses < 64:
+        raise InvalidInput.field("/cidr", "invalid_cidr", "The network needs at least 64 addresses (a /26).")
+    with transaction.atomic(durable=True):
+        try:
+            with transaction.atomic():
+                pool = Pool.objects.create(name=name, vcpu_ratio=vcpu_ratio, policy=policy, description=description)
+        except IntegrityError:
+            raise NameTaken(f"There is a pool called {name} already.") from None
+        highest = Network.objects.aggregate(highest=Max("vni"))["highest"] or FIRST_VNI - 1
+        Network.objects.create(pool=pool, name="default", cidr=str(net), gateway=str(net[1]), vni=highest + 1)
+        audit.record(actor=actor, action="pool.create", target=pool, after={"cidr": str(net), "vcpu_ratio": vcpu_ratio})
+        return pool
+
+
+def set_pool_ratio(*, actor: Actor, pool: Pool, vcpu_ratio: float) -> Pool:
+    """Change how many vCPU a thread carries; every host's ceiling follows in the same transaction."""
+    authorize(actor, "pool.update", None)
+    if not 1 <= vcpu_ratio <= 64:
+        raise InvalidInput.field("/vcpu_ratio", "out_of_range", "The ratio is between 1 and 64.")
+    with transaction.atomic(durable=True):
+        hosts = list(Host.objects.select_for_update(of=("self",)).select_related("pool").filter(pool=pool).order_by("id"))
+        before = pool.vcpu_ratio
+        pool.vcpu_ratio = vcpu_ratio
+        pool.version += 1
+        pool.save(update_fields=["vcpu_ratio", "version"])
+        for host in hosts:
+            host.pool.vcpu_ratio = vcpu_ratio
+            apply_ceilings(host=host)
+        audit.record(actor=actor, action="pool.update", target=pool, before={"vcpu_ratio": before}, after={"vcpu_ratio": vcpu_ratio})
+        return pool
+
+
+def create_flavor(*, actor: Actor, name: str, vcpus: int, memory_mib: int, disk_gib: int, kind: str = "") -> Flavor:
+    """Offer a size. Raises InvalidInput, NameTaken, PermissionDenied."""
+    authorize(actor, "flavor.create", None)
+    check_name(name)
+    bounds = {"vcpus": (vcpus, 1, 512), "memory_mib": (memory_mib, 16, 16_777_216), "disk_gib": (disk_gib, 1, 65_536)}
+    for field, (value, low, high) in bounds.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise InvalidInput.field(f"/{field}", "out_of_range", f"{field} is a whole number from {low} to {high}.")
+    if kind not in ("", "vm", "container"):
+        raise InvalidInput.field("/kind", "invalid_kind", "Kind is vm, container, or left out for both.")
+    with transaction.atomic(durable=True):
+        try:
+            with transaction.atomic():
+                flavor = Flavor.objects.create(name=name, vcpus=vcpus, memory_mib=memory_mib, disk_gib=disk_gib, kind=kind)
+        except IntegrityError:
+            raise NameTaken(f"There is a flavor called {name} already.") from None
+        audit.record(
+            actor=actor, action="flavor.create", target=flavor, after={"vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib}
+        )
+        return flavor
+
+
+_SUFFIX = {"qcow2": "qcow2", "raw": "raw", "rootfs-tar": "tar"}
+
+
+def import_image(
+    *,
+    actor: Actor,
+    storage: Path,
+    name: str,
+    file: Path,
+    kind: str,
+    format: str,
+    boot: str,
+    virtual_size_gib: int,
+    kernel: Path | None = None,
+    initrd: Path | None = None,
+    kernel_args: str = "",
+    default_user: str = "cenote",
+    description: str = "",
+) -> Image:
+    """Copy a trusted local file into the pool's storage and offer it. Same name and content again: the image there is.
+
+    A new content under an old name retires the old image, which its instances keep: images never change. Files get a
+    temporary name first, so a half copy is never offered. Raises InvalidInput, PermissionDenied, OSError.
+    """
+    authorize(actor, "image.create", None)
+    check_name(name)
+    if boot == "kernel" and (kernel is None or initrd is None):
+        raise InvalidInput.field("/boot", "kernel_missing", "An image with boot=kernel comes with a kernel and an initrd.")
+    digest = _sha256(file)
+    parts = [part for part in (kernel, initrd) if part is not None]
+    if parts:
+        digest_all = hashlib.sha256(":".join([digest, *map(_sha256, parts), kernel_args]).encode()).hexdigest()
+        description = f"{description} [{digest_all[:12]}]".strip()
+    known = Image.objects.filter(name=name, active=True).first()
+    if known and known.sha256 == digest and known.description == description:
+        if (storage / "images" / f"{known.id}.{_SUFFIX[known.format]}").exists():
+            return known
+    image_id = new_id()
+    folder = storage / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    _copy(file, folder / f"{image_id}.{_SUFFIX[format]}")
+    if kernel and initrd:
+        _copy(kernel, folder / f"{image_id}.kernel")
+        _copy(initrd, folder / f"{image_id}.initrd")
+    with transaction.atomic(durable=True):
+        Image.objects.filter(name=name, active=True).update(active=False)
+        image = Image.objects.create(
+            id=image_id,
+            name=name,
+            kind=kind,
+            format=format,
+            boot=boot,
+            kernel_args=kernel_args,
+            default_user=default_user,
+            sha256=digest,
+            size_bytes=file.stat().st_size,
+            virtual_size_gib=virtual_size_gib,
+            description=description,
+        )
+        audit.record(actor=actor, action="image.create", target=image, after={"sha256": digest, "kind": kind})
+        return image
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _copy(source: Path, target: Path) -> None:
+    partial = target.with_name(target.name + ".partial")
+    shutil.copyfile(source, partial)
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
+    partial.chmod(0o644)
+    partial.rename(target)

@@ -1,0 +1,211 @@
+"""What a node worker may ask and tell. Everything here is bound to the host whose token was shown: a host that has
+fallen can neither see nor answer for another one, nor speak of instances that are not allocated to it."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from compute import outbox
+from compute.errors import StaleAnswer
+from compute.models import ConsoleLog, Domain, Host, HostCall, Instance
+from compute.placement.inventory import apply_inventory
+from compute.transitions import move
+from compute.wire import Call, CallAnswer, DomainReport, HeartbeatAnswer, HostReport
+from tenants.errors import TokenInvalid
+
+FETCH_LIMIT = 16
+
+
+def token_hash(token: str) -> str:
+    """Return what is kept of a secret of 256 random bits: SHA-256 is enough where guessing is hopeless."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def authenticate_node(token: str) -> Host:
+    """Return the host whose token this is. Raises TokenInvalid."""
+    host = Host.objects.filter(node_token_hash=token_hash(token)).exclude(admin_state="removed").first()
+    if not token or host is None:
+        raise TokenInvalid
+    return host
+
+
+def fetch_calls(*, host: Host, limit: int) -> list[Call]:
+    """Hand out waiting calls of this host, oldest first, and lease them. While a debt is open, debts alone.
+
+    SKIP LOCKED: two fetches at once never get the same call.
+    """
+    with transaction.atomic():
+        waiting = HostCall.objects.filter(host=host, state="waiting").filter(
+            Q(not_before__isnull=True) | Q(not_before__lte=Now())
+        )
+        owes = HostCall.objects.filter(host=host, purpose="debt", state__in=["waiting", "taken"]).exists()
+        if owes:
+            waiting = waiting.filter(purpose="debt")
+        rows = list(waiting.select_for_update(skip_locked=True).order_by("created_at")[: min(limit, FETCH_LIMIT)])
+        HostCall.objects.filter(id__in=[row.id for row in rows]).update(
+            state="taken", taken_at=Now(), lease_until=Now() + timedelta(seconds=settings.HOST_CALL_LEASE_SECONDS)
+        )
+    return [
+        Call(
+            id=str(row.id),
+            method=row.method,
+            target_id=str(row.target_id),
+            token=row.token,
+            arguments=row.arguments,
+            deadline_seconds=row.deadline_seconds,
+        )
+        for row in rows
+    ]
+
+
+def answer_call(*, host: Host, call_id: uuid.UUID, answer: CallAnswer) -> None:
+    """Store a host's answer and ring for the operation. The same answer again changes nothing.
+
+    Raises StaleAnswer for a call that is not this host's, was superseded, or carries another token.
+    """
+    with transaction.atomic(durable=True):
+        call = HostCall.objects.select_for_update(of=("self",)).filter(id=call_id, host=host).first()
+        if call is None or call.token != answer.token:
+            raise StaleAnswer("This host has no such call.")
+        if call.state == "answered":
+            return
+        if call.state == "superseded":
+            raise StaleAnswer("The call was superseded by a newer one.")
+        settled = call.operation_id is None
+        move(call, "answered", answer=answer.to_json(), answered_at=Now(), settled=settled, lease_until=None)
+        if call.operation_id is not None:
+            outbox.ring("op", call.operation_id)
+        elif call.purpose == "read":
+            _keep_reading(call, answer)
+        elif answer.outcome != "done":
+            _owe_again(call)
+
+
+def _keep_reading(call: HostCall, answer: CallAnswer) -> None:
+    if call.method == "instance.console_log" and answer.outcome == "done":
+        # PostgreSQL's text knows no NUL; a guest may print any byte.
+        text = str(answer.result.get("text", "")).replace("\x00", "")
+        ConsoleLog.objects.update_or_create(
+            instance_id=call.target_id, defaults={"text": text, "fetched_at": Now()}
+        )
+
+
+def _owe_again(call: HostCall) -> None:
+    """A debt or reap that the host could not pay now stays owed; the pause grows with its age, up to a minute."""
+    again = outbox.write_call(
+        host_id=call.host_id,
+        method=call.method,
+        target_type="instance",
+        target_id=call.target_id,
+        arguments=call.arguments,
+        deadline_seconds=call.deadline_seconds,
+        purpose=call.purpose,
+    )
+    HostCall.objects.filter(id=again.id).update(not_before=Now() + timedelta(seconds=10))
+
+
+def heartbeat(*, host: Host, report: HostReport) -> HeartbeatAnswer:
+    """Take a host's report: alive, its calls in hand, its inventory and domains. Return what it should know.
+
+    A report without domains (`None`) says that the host lives and that nothing may be concluded about its guests.
+    """
+    now_expected = Q(state="taken", host=host, id__in=_uuids(report.calls_in_hand))
+    with transaction.atomic():
+        locked = Host.objects.select_for_update(of=("self",)).select_related("pool").get(id=host.id)
+        _note_alive(locked, report)
+        if report.inventory is not None:
+            apply_inventory(host=locked, reported=report.inventory)
+    HostCall.objects.filter(now_expected).update(
+        lease_until=Now() + timedelta(seconds=settings.HOST_CALL_LEASE_SECONDS)
+    )
+    if report.domains is not None:
+        _note_domains(locked, report.domains, report.disks)
+    dead = HostCall.objects.filter(host=host, state="superseded", id__in=_uuids(report.calls_in_hand))
+    return HeartbeatAnswer(cancel=tuple(str(call_id) for call_id in dead.values_list("id", flat=True)))
+
+
+def _uuids(texts: Sequence[str]) -> list[uuid.UUID]:
+    found = []
+    for text in texts:
+        try:
+            found.append(uuid.UUID(text))
+        except ValueError:
+            continue
+    return found
+
+
+def _note_alive(host: Host, report: HostReport) -> None:
+    changes: dict[str, Any] = {"last_seen_at": Now(), "boot_id": report.boot_id[:64]}
+    if host.boot_id != report.boot_id[:64]:
+        changes["booted_at"] = Now()
+    if host.observed_state in ("unknown", "suspect", "down", "cleaning"):
+        # `fenced` is left by an operator's word alone: a host that was declared dead may still hold stale guests.
+        move(host, "up", column="observed_state", state_reason="", **changes)
+    else:
+        Host.objects.filter(id=host.id).update(**changes)
+    try:
+        skew = (datetime.fromisoformat(report.clock) - _now()).total_seconds()
+    except (ValueError, TypeError):
+        return
+    Host.objects.filter(id=host.id).update(clock_skew_seconds=round(skew, 1))
+
+
+def _now() -> datetime:
+    moment: datetime = Host.objects.annotate(now=Now()).values_list("now", flat=True).first()
+    return moment
+
+
+def _note_domains(host: Host, reports: Sequence[DomainReport], disks: Sequence[str] | None) -> None:
+    """Bring Domain rows to what this listing shows: seen ones updated, missing ones counted, strays kept for the reconciler."""
+    ours = {str(pk) for pk in Instance.unscoped.filter(host=host).exclude(state="deleted").values_list("id", flat=True)}
+    seen = {report.instance_id: report for report in reports if report.instance_id in ours}
+    strays = [
+        {"instance_id": report.instance_id, "name": report.name[:80], "power": report.power, "token": report.token}
+        for report in reports
+        if report.instance_id is not None and report.instance_id not in ours
+    ]
+    with transaction.atomic():
+        current = {str(row.instance_id): row for row in Domain.objects.filter(host=host).select_for_update()}
+        for instance_id, report in seen.items():
+            row = current.get(instance_id)  # type: ignore[arg-type]  membership in `ours` excludes None
+            if row is None:
+                Domain.objects.bulk_create(
+                    [
+                        Domain(
+                            instance_id=uuid.UUID(instance_id),
+                            host=host,
+                            power=report.power,
+                            token=report.token,
+                            cpu_seconds=report.cpu_seconds,
+                            since=Now(),
+                            observed_at=Now(),
+                        )
+                    ],
+                    ignore_conflicts=True,
+                )
+                continue
+            changes = {"observed_at": Now(), "misses": 0, "token": report.token, "cpu_seconds": report.cpu_seconds}
+            if row.power != report.power:
+                changes |= {"power": report.power, "since": Now()}
+            Domain.objects.filter(id=row.id).update(**changes)
+        missing = [row for instance_id, row in current.items() if instance_id not in seen]
+        for row in missing:
+            if row.misses >= 1 and row.power != "absent":
+                # Second listing in a row without it, both successful: only now is it gone.
+                Domain.objects.filter(id=row.id).update(power="absent", since=Now(), observed_at=Now(), misses=F("misses") + 1)
+            elif row.misses < 1000:
+                Domain.objects.filter(id=row.id).update(misses=F("misses") + 1, observed_at=Now())
+        changes = {"observed_at": Now(), "strays": strays}
+        if disks is not None:
+            live = {str(pk) for pk in Instance.unscoped.filter(id__in=_uuids(disks)).exclude(state__in=["deleted", "failed"]).values_list("id", flat=True)}
+            changes["stray_disks"] = sorted(set(disks) - live)
+        Host.objects.filter(id=host.id).update(**changes)

@@ -1,0 +1,44 @@
+"""What beat starts. Each is safe to run twice at the same time, and late."""
+
+from __future__ import annotations
+
+import logging
+
+import redis
+from celery import shared_task
+from django.conf import settings
+from django.db import OperationalError
+
+from compute.reconcilers import brokers, hosts, instances, operations
+from compute.sagas.engine import take_turn
+from compute.services.housekeeping import expire
+
+log = logging.getLogger(__name__)
+
+
+@shared_task(name="compute.sweep")
+def sweep() -> None:
+    """Give every due operation a turn, whatever became of its doorbell."""
+    for operation_id in operations.due_operations():
+        try:
+            take_turn(operation_id)
+        except OperationalError as error:
+            log.warning("operation %s waits for the database: %s", operation_id, error)
+
+
+@shared_task(name="compute.reconcile")
+def reconcile() -> None:
+    """Hosts first: what is concluded about instances rests on which hosts are up."""
+    hosts.run()
+    instances.run()
+    client = redis.Redis.from_url(settings.BROKER_URL, socket_timeout=2, socket_connect_timeout=2)
+    try:
+        brokers.run(client)
+    finally:
+        client.close()
+
+
+@shared_task(name="compute.expire")
+def expire_old() -> None:
+    """Drop what has served its time."""
+    expire()
