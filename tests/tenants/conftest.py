@@ -14,7 +14,7 @@ Runner = Callable[..., list[Any]]
 
 @pytest.fixture
 def at_once() -> Runner:
-    """`at_once(call, call, ...)` starts the calls in threads of their own at the same moment, each with its own database
+    """`at_once(call, call, ...)` starts the calls at the same moment, each in a thread with its own database
     connection, and returns what each returned or raised, in order. Needs django_db(transaction=True): commits are real.
     """
 
