@@ -1,0 +1,199 @@
+"""The values that scheduling works on. Frozen: a snapshot that changed would make its ranking a lie.
+
+Units: CPU in vCPU, memory in MiB, disk in GiB; `load` is the busy share of a host's CPU (0 idle, 1 fully busy).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+from typing import Final, Literal, get_args
+
+from compute.wire import Kind, VirtMode
+
+Resource = Literal["vcpus", "memory_mib", "disk_gib"]
+GroupRule = Literal["anti_affinity", "soft_anti_affinity", "soft_affinity"]
+
+RESOURCES: Final[tuple[Resource, ...]] = get_args(Resource)
+UNITS: Final[Mapping[Resource, str]] = {"vcpus": "vCPU", "memory_mib": "MiB", "disk_gib": "GiB"}
+
+# What an instance of each kind can run on: one of these modes is enough.
+MODES_OF_KIND: Final[Mapping[Kind, frozenset[VirtMode]]] = {
+    "vm": frozenset({"kvm", "qemu"}),
+    "container": frozenset({"lxc"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Amounts of what hosts offer and instances take. Differences may be negative."""
+
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(self.vcpus + other.vcpus, self.memory_mib + other.memory_mib, self.disk_gib + other.disk_gib)
+
+    def __sub__(self, other: Resources) -> Resources:
+        return Resources(self.vcpus - other.vcpus, self.memory_mib - other.memory_mib, self.disk_gib - other.disk_gib)
+
+    def __le__(self, other: Resources) -> bool:
+        """Each amount is at most the other's. A partial order: of two values neither may be `<=` the other."""
+        return self.vcpus <= other.vcpus and self.memory_mib <= other.memory_mib and self.disk_gib <= other.disk_gib
+
+
+@lru_cache(maxsize=1024)
+def _exact(ratio: float) -> tuple[int, int]:
+    """Return the ratio as its operator wrote it: numerator, denominator. Raises ValueError unless finite and >= 0."""
+    fraction = Fraction(repr(float(ratio)))
+    if fraction < 0:
+        raise ValueError(f"an overcommit ratio cannot be negative: {ratio}")
+    return fraction.numerator, fraction.denominator
+
+
+def _scaled(total: int, reserved: int, ratio: float) -> int:
+    numerator, denominator = _exact(ratio)
+    return max(0, total - reserved) * numerator // denominator
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a host has, what is kept back for the host itself, and how far each resource may be overcommitted."""
+
+    total: Resources
+    reserved: Resources
+    vcpu_ratio: float = 1.0
+    memory_ratio: float = 1.0
+    disk_ratio: float = 1.0
+
+    def capacity(self) -> Resources:
+        """Return floor((total - reserved) x ratio) per resource, OpenStack Placement's formula; never below 0.
+
+        Worked out in whole numbers: with floats 100 x 1.15 would be 114.99 and lose a unit that the operator granted.
+        Raises ValueError for a ratio that is negative or not finite.
+        """
+        return Resources(
+            _scaled(self.total.vcpus, self.reserved.vcpus, self.vcpu_ratio),
+            _scaled(self.total.memory_mib, self.reserved.memory_mib, self.memory_ratio),
+            _scaled(self.total.disk_gib, self.reserved.disk_gib, self.disk_ratio),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """One host as a snapshot saw it. `group_counts`: group id -> how many of its members are on this host."""
+
+    id: str
+    name: str
+    pool_id: str
+    inventory: Inventory
+    used: Resources
+    instances: int
+    admin_state: str
+    observed_state: str
+    modes: frozenset[str]
+    traits: frozenset[str] = frozenset()
+    load: float = 0.0
+    group_counts: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be placed, once. `pool_id` None: any pool. `virt_mode` None: any mode that suits the kind.
+
+    `group` with `group_rule`: `anti_affinity` refuses hosts that carry a member; the soft rules only weigh.
+    """
+
+    kind: Kind
+    resources: Resources
+    pool_id: str | None = None
+    required_traits: frozenset[str] = frozenset()
+    forbidden_traits: frozenset[str] = frozenset()
+    forbidden_hosts: frozenset[str] = frozenset()
+    target_host: str | None = None
+    group: str | None = None
+    group_rule: GroupRule = "anti_affinity"
+    virt_mode: VirtMode | None = None
+
+
+WEIGHER_NAMES: Final = ("spread", "pack", "load", "affinity")
+
+# weigher -> weight, by the policy's name. Weighers give 0..1, so weights compare directly.
+POLICY_WEIGHTS: Final[Mapping[str, Mapping[str, float]]] = {
+    "spread": {"spread": 1.0, "load": 0.5, "affinity": 2.0},
+    "pack": {"pack": 1.0, "load": 0.1, "affinity": 2.0},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How candidates are weighed. `weights` changes single weights of the named policy; a weight of 0 turns one off."""
+
+    name: str = "spread"
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.name not in POLICY_WEIGHTS:
+            raise ValueError(f"unknown policy {self.name!r}; known: {', '.join(sorted(POLICY_WEIGHTS))}")
+        for weigher, weight in self.weights.items():
+            if weigher not in WEIGHER_NAMES or not math.isfinite(weight):
+                raise ValueError(f"weigher {weigher!r}, weight {weight}; known: {', '.join(WEIGHER_NAMES)}")
+
+    def weight(self, weigher: str) -> float:
+        """Return the weight of one weigher; 0.0 for one that the policy does not use."""
+        return self.weights.get(weigher, POLICY_WEIGHTS[self.name].get(weigher, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """One resource that does not fit. `margin` = `free` - `asked`, below 0. `free` is below 0 on a shrunken host."""
+
+    resource: Resource
+    asked: int
+    free: int
+    margin: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A host that can take the request. `contributions`: weigher -> weight x value; they sum up to `score`."""
+
+    host_id: str
+    score: float
+    contributions: Mapping[str, float] = field(hash=False)
+    host_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A host that cannot take the request. `filter` is the first that refused, `also` all the others that would.
+
+    Capacity filters fill `asked`, `free`, `margin`, `unit`; the others say in `seen` what they saw (`draining`, ...).
+    """
+
+    host_id: str
+    filter: str
+    asked: int | None = None
+    free: int | None = None
+    margin: int | None = None
+    unit: str | None = None
+    seen: str = ""
+    also: tuple[str, ...] = ()
+    host_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Every host once: `candidates` best first, `refusals` by host id; `tally`: (filter, hosts) in filter order.
+
+    The sequences may be lazy (made on access) and compare equal to tuples of the same items.
+    """
+
+    candidates: Sequence[Candidate]
+    refusals: Sequence[Refusal]
+    tally: tuple[tuple[str, int], ...]

@@ -1,0 +1,130 @@
+"""`rank`: every host becomes a candidate with a score or a refusal with a name. Ties are broken by host id."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+
+from compute.scheduler.filters import FILTERS, failing, failing_rows, refusal
+from compute.scheduler.model import Candidate, HostState, Policy, Ranking, Refusal, Request
+from compute.scheduler.snapshot import Counts, Snapshot
+from compute.scheduler.weighers import active
+
+Item = TypeVar("Item")
+
+# Building columns costs about as much as looking at every host once; arrays win when they are used again.
+_COLUMNS_FROM = 64
+
+
+def rank(hosts: Sequence[HostState] | Snapshot, request: Request, policy: Policy) -> Ranking:
+    """Return all hosts ranked. The order of `hosts` never matters. Raises ValueError when two hosts share an id.
+
+    Keep a `Snapshot` where many requests meet the same hosts: then one ranking costs array operations only.
+    """
+    if isinstance(hosts, Snapshot):
+        return rank_columns(hosts, request, policy)
+    if len(hosts) >= _COLUMNS_FROM:
+        return rank_columns(Snapshot.from_hosts(hosts), request, policy)
+    return rank_hosts(hosts, request, policy)
+
+
+def rank_hosts(hosts: Sequence[HostState], request: Request, policy: Policy) -> Ranking:
+    """Rank host by host: the plain statement of what `rank_columns` does with arrays."""
+    ordered = sorted(hosts, key=lambda host: host.id)
+    if len({host.id for host in ordered}) != len(ordered):
+        raise ValueError("two hosts of one ranking have the same id")
+    weighers = active(policy)
+    candidates, refusals, reasons = [], [], []
+    for host in ordered:
+        bits = failing(host, request)
+        if bits:
+            refusals.append(refusal(host, request, bits))
+            reasons.append(bits)
+            continue
+        contributions = {weigher.name: weight * weigher.weigh(host, request) for weigher, weight in weighers}
+        candidates.append(Candidate(host.id, _total(contributions.values()), contributions, host.name))
+    candidates.sort(key=lambda candidate: -candidate.score)  # stable: equal scores stay in id order
+    return Ranking(tuple(candidates), tuple(refusals), _tally(reasons))
+
+
+def rank_columns(snapshot: Snapshot, request: Request, policy: Policy) -> Ranking:
+    """Rank all rows of a snapshot at once. Equal to `rank_hosts` on the same hosts, float for float."""
+    bits = failing_rows(snapshot, request)
+    rows: Counts = np.flatnonzero(bits == 0)
+    names, columns = [], []
+    scores = np.zeros(len(rows), dtype=np.float64)
+    for weigher, weight in active(policy):
+        points = weight * weigher.weigh_rows(snapshot, request, rows)
+        scores = scores + points
+        names.append(weigher.name)
+        columns.append(points)
+    best = np.lexsort((snapshot.id_order[rows], -scores))
+    rows, scores, columns = rows[best], scores[best], [points[best] for points in columns]
+    refused: Counts = np.flatnonzero(bits)
+    refused = refused[np.argsort(snapshot.id_order[refused])]
+    hosts = snapshot.hosts
+
+    def candidate(place: int) -> Candidate:
+        host = hosts[rows[place]]
+        contributions = {name: float(points[place]) for name, points in zip(names, columns, strict=True)}
+        return Candidate(host.id, float(scores[place]), contributions, host.name)
+
+    def refusal_at(place: int) -> Refusal:
+        row = refused[place]
+        return refusal(hosts[row], request, int(bits[row]))
+
+    return Ranking(_Lazy(len(rows), candidate), _Lazy(len(refused), refusal_at), _tally(bits[refused].tolist()))
+
+
+def _total(values: Iterable[float]) -> float:
+    total = 0.0
+    for value in values:  # not sum(): newer Pythons compensate its rounding, the columns do not
+        total += value
+    return total
+
+
+def _tally(reasons: Iterable[int]) -> tuple[tuple[str, int], ...]:
+    """Count each refusal under the first filter that refused."""
+    counts: Counter[int] = Counter()
+    for bits, hosts in Counter(reasons).items():
+        counts[(bits & -bits).bit_length() - 1] += hosts
+    return tuple((FILTERS[bit].name, counts[bit]) for bit in sorted(counts))
+
+
+class _Lazy(Sequence[Item], Generic[Item]):
+    """A sequence whose items are made when they are looked at: a placement reads a few of thousands."""
+
+    __slots__ = ("_length", "_make")
+
+    def __init__(self, length: int, make: Callable[[int], Item]) -> None:
+        self._length = length
+        self._make = make
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Item, ...]: ...
+    def __getitem__(self, place: int | slice) -> Item | tuple[Item, ...]:
+        if isinstance(place, slice):
+            return tuple(self._make(index) for index in range(*place.indices(self._length)))
+        index = place + self._length if place < 0 else place
+        if not 0 <= index < self._length:
+            raise IndexError(place)
+        return self._make(index)
+
+    def __eq__(self, other: Any) -> bool:
+        if not isinstance(other, _Lazy | tuple):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))

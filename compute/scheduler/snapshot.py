@@ -1,0 +1,144 @@
+"""Hosts kept column by column, so that one request is ranked over thousands of them in a few array operations.
+
+A snapshot is immutable. `after` and `with_host` give a new one that shares what did not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compute.scheduler.model import RESOURCES, HostState, Resource, Resources
+
+Flags = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+Shares = NDArray[np.float64]
+Column = TypeVar("Column", Counts, Flags, Shares)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Row i of every column speaks of `hosts[i]`. Facts are kept by value: mode -> flags, group -> {row: members}.
+
+    `id_order[i]` is the place of host i among all ids sorted: the tie-break without comparing strings.
+    """
+
+    hosts: tuple[HostState, ...]
+    row_of: Mapping[str, int]
+    id_order: Counts
+    capacity: Mapping[Resource, Counts]
+    used: Mapping[Resource, Counts]
+    enabled: Flags
+    up: Flags
+    load: Shares
+    pools: Mapping[str, Flags]
+    modes: Mapping[str, Flags]
+    traits: Mapping[str, Flags]
+    groups: Mapping[str, Mapping[int, int]]
+
+    @classmethod
+    def from_hosts(cls, hosts: Iterable[HostState]) -> Snapshot:
+        """Turn hosts, in any order, into columns. Raises ValueError when two have the same id."""
+        rows = tuple(hosts)
+        row_of = {host.id: row for row, host in enumerate(rows)}
+        if len(row_of) != len(rows):
+            raise ValueError("two hosts of one snapshot have the same id")
+        id_order = np.empty(len(rows), dtype=np.int64)
+        for place, host_id in enumerate(sorted(row_of)):
+            id_order[row_of[host_id]] = place
+        capacities = [host.inventory.capacity() for host in rows]
+        groups: dict[str, dict[int, int]] = {}
+        for row, host in enumerate(rows):
+            for group, members in host.group_counts.items():
+                groups.setdefault(group, {})[row] = members
+        return cls(
+            hosts=rows,
+            row_of=row_of,
+            id_order=id_order,
+            capacity={name: _counts(getattr(capacity, name) for capacity in capacities) for name in RESOURCES},
+            used={name: _counts(getattr(host.used, name) for host in rows) for name in RESOURCES},
+            enabled=np.array([host.admin_state == "enabled" for host in rows], dtype=np.bool_),
+            up=np.array([host.observed_state == "up" for host in rows], dtype=np.bool_),
+            load=np.array([host.load for host in rows], dtype=np.float64),
+            pools=_flags([(host.pool_id,) for host in rows]),
+            modes=_flags([host.modes for host in rows]),
+            traits=_flags([host.traits for host in rows]),
+            groups=groups,
+        )
+
+    def __len__(self) -> int:
+        return len(self.hosts)
+
+    def after(self, host_id: str, resources: Resources, *, group: str | None = None) -> Snapshot:
+        """Return the snapshot as it is once one instance of this size (and group) is on the host.
+
+        Raises KeyError for a host that is not in the snapshot.
+        """
+        host = self.hosts[self.row_of[host_id]]
+        counts = dict(host.group_counts)
+        if group is not None:
+            counts[group] = counts.get(group, 0) + 1
+        return self.with_host(
+            replace(host, used=host.used + resources, instances=host.instances + 1, group_counts=counts)
+        )
+
+    def with_host(self, host: HostState) -> Snapshot:
+        """Return the snapshot with the host of this id replaced, added at the end if it is new."""
+        row = self.row_of.get(host.id)
+        if row is None:
+            return Snapshot.from_hosts((*self.hosts, host))
+        before = self.hosts[row]
+        hosts = (*self.hosts[:row], host, *self.hosts[row + 1 :])
+        if (before.pool_id, before.modes, before.traits) != (host.pool_id, host.modes, host.traits):
+            return Snapshot.from_hosts(hosts)
+        capacity = host.inventory.capacity()
+        return replace(
+            self,
+            hosts=hosts,
+            capacity={name: _patched(self.capacity[name], row, getattr(capacity, name)) for name in RESOURCES},
+            used={name: _patched(self.used[name], row, getattr(host.used, name)) for name in RESOURCES},
+            enabled=_patched(self.enabled, row, host.admin_state == "enabled"),
+            up=_patched(self.up, row, host.observed_state == "up"),
+            load=_patched(self.load, row, host.load),
+            groups=_regrouped(self.groups, row, before.group_counts, host.group_counts),
+        )
+
+
+def _counts(values: Iterable[int]) -> Counts:
+    return np.fromiter(values, dtype=np.int64)
+
+
+def _flags(values: list[tuple[str]] | list[frozenset[str]]) -> dict[str, Flags]:
+    flags: dict[str, Flags] = {}
+    for row, items in enumerate(values):
+        for item in items:
+            if item not in flags:
+                flags[item] = np.zeros(len(values), dtype=np.bool_)
+            flags[item][row] = True
+    return flags
+
+
+def _patched(column: Column, row: int, value: float) -> Column:
+    if column[row] == value:
+        return column
+    changed = column.copy()
+    changed[row] = value
+    return changed
+
+
+def _regrouped(
+    groups: Mapping[str, Mapping[int, int]], row: int, before: Mapping[str, int], now: Mapping[str, int]
+) -> Mapping[str, Mapping[int, int]]:
+    if before == now:
+        return groups
+    changed = dict(groups)
+    for group in before.keys() | now.keys():
+        members = {other: count for other, count in changed.get(group, {}).items() if other != row}
+        if group in now:
+            members[row] = now[group]
+        changed[group] = members
+    return changed
