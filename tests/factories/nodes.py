@@ -1,0 +1,109 @@
+"""A node worker without its process: fetches, runs and answers calls on a fake host, one at a time and by hand."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from django.utils import timezone
+
+from compute.models import Host, Operation
+from compute.node.drivers.base import Never, RetryLater, Unknown
+from compute.node.drivers.fake import FakeDriver, FakeHost
+from compute.node.drivers.settings import DriverSettings
+from compute.sagas.engine import take_turn
+from compute.services import nodes
+from compute.wire import Call, CallAnswer, CallError, HostReport, InstanceSpec
+
+
+class PlayedHost:
+    """One host row with a fake hypervisor behind it."""
+
+    def __init__(self, host: Host, driver: FakeDriver) -> None:
+        self.host = host
+        self.driver = driver
+        self.calls: list[Call] = []
+
+    def run_calls(self, *, answer: bool = True, twice: bool = False) -> int:
+        """Fetch and run all waiting calls; return how many. `answer` False: the answers are lost."""
+        calls = nodes.fetch_calls(host=self.host, limit=16)
+        for call in calls:
+            self.calls.append(call)
+            reply = self.execute(call)
+            if twice:
+                reply = self.execute(call)
+            if answer:
+                nodes.answer_call(host=self.host, call_id=uuid.UUID(call.id), answer=reply)
+        return len(calls)
+
+    def execute(self, call: Call) -> CallAnswer:
+        try:
+            result = self._do(call)
+        except (Never, RetryLater, Unknown) as error:
+            outcome = {Never: "never", RetryLater: "retry", Unknown: "unknown"}[type(error)]
+            return CallAnswer(call.id, call.token, outcome, error=CallError(error.code, str(error)))  # type: ignore[arg-type]
+        return CallAnswer(call.id, call.token, "done", result=result)
+
+    def _do(self, call: Call) -> dict[str, Any]:
+        driver, arguments = self.driver, call.arguments
+        if call.method == "instance.prepare":
+            driver.prepare(InstanceSpec.from_json(arguments["spec"]))
+            return {}
+        if call.method == "instance.start":
+            return {"power": driver.start(InstanceSpec.from_json(arguments["spec"]), token=call.token)}
+        if call.method == "instance.stop":
+            return {"power": driver.stop(call.target_id, graceful_seconds=arguments["graceful_seconds"])}
+        if call.method == "instance.reboot":
+            spec = InstanceSpec.from_json(arguments["spec"])
+            return {"power": driver.reboot(spec, token=call.token, graceful_seconds=arguments["graceful_seconds"])}
+        if call.method == "instance.remove":
+            driver.remove(call.target_id)
+            return {}
+        if call.method == "instance.console_log":
+            return {"text": driver.console_log(call.target_id, max_bytes=arguments["max_bytes"]).decode()}
+        assert call.method == "host.prove", call.method
+        return driver.prove().to_json()
+
+    def beat(self, *, listing: bool = True) -> None:
+        """Send a heartbeat with what the fake host shows."""
+        report = HostReport(
+            boot_id="boot-1",
+            clock=timezone.now().isoformat(),
+            domains=self.driver.list_domains() if listing else None,
+            inventory=None,
+            disks=self.driver.list_disks(),
+        )
+        nodes.heartbeat(host=self.host, report=report)
+
+
+def play(host: Host, folder: Path) -> PlayedHost:
+    """Put a fake hypervisor behind a host row."""
+    settings = DriverSettings(
+        shared_dir=folder,
+        local_dir=folder / "local",
+        vcpus=host.total_vcpus,
+        memory_mib=host.total_memory_mib,
+        disk_gib=host.total_disk_gib,
+    )
+    return PlayedHost(host, FakeDriver(settings, FakeHost()))
+
+
+def make_due(operation_id: uuid.UUID) -> None:
+    """Pass over the back-off, as time would."""
+    Operation.objects.filter(id=operation_id).update(next_attempt_at=timezone.now())
+
+
+def run_to_end(operation_id: uuid.UUID, *hosts: PlayedHost, twice: bool = False, rounds: int = 80) -> Operation:
+    """Give the operation turns and run its hosts' calls until it has ended or is stuck."""
+    for _ in range(rounds):
+        make_due(operation_id)
+        take_turn(operation_id)
+        if twice:
+            take_turn(operation_id)
+        operation = Operation.objects.get(id=operation_id)
+        if operation.state in ("succeeded", "failed", "cancelled", "stuck"):
+            return operation
+        for host in hosts:
+            host.run_calls(twice=twice)
+    raise AssertionError(f"{operation} does not end: {operation.state} step {operation.step}")

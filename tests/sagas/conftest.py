@@ -1,0 +1,47 @@
+"""A small cloud with one played host: enough for any saga."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from compute.models import Host, Instance, Operation, Pool
+from compute.services.instances_create import create_instances
+from tenants.models import Tenant
+from tenants.services.access import Actor
+from tests.factories.compute import make_flavor, make_host, make_image, make_pool
+from tests.factories.nodes import PlayedHost, play, run_to_end
+from tests.factories.tenants import make_actor, make_tenant
+
+
+@dataclass
+class Cloud:
+    """Pool, one host, one tenant with quota, and its owner."""
+
+    pool: Pool
+    host: Host
+    node: PlayedHost
+    tenant: Tenant
+    actor: Actor
+
+    def create(self, name: str = "web", **changes: object) -> tuple[Instance, Operation]:
+        values = {"name": name, "flavor": "small", "image": "tiny", "count": 1} | changes
+        created = create_instances(actor=self.actor, tenant=self.tenant, **values)  # type: ignore[arg-type]
+        return created.instances[0], created.operations[0]
+
+    def create_running(self, name: str = "web") -> Instance:
+        instance, operation = self.create(name)
+        assert run_to_end(operation.id, self.node).state == "succeeded"
+        return Instance.unscoped.get(id=instance.id)
+
+
+@pytest.fixture
+def cloud(transactional_db: None, tmp_path: Path) -> Cloud:
+    pool = make_pool()
+    host = make_host(pool)
+    tenant = make_tenant(limits={"instances": 10, "vcpus": 10, "memory_mib": 10_000, "disk_gib": 100})
+    make_flavor("small")
+    make_image("tiny")
+    return Cloud(pool=pool, host=host, node=play(host, tmp_path), tenant=tenant, actor=make_actor("owner", tenant))
