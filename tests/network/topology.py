@@ -11,7 +11,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -208,6 +209,26 @@ class Guest:
     def send(self, frame: bytes) -> None:
         with self.socket() as link:
             link.send(frame)
+
+
+def listener(device: str) -> socket.socket:
+    """Return a raw socket that hears all frames of a device of the namespace one is in."""
+    link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    link.bind((device, 3))
+    return link
+
+
+@contextmanager
+def listening(namespace: str, program: str) -> Iterator[None]:
+    """Run a Python program in a namespace, from when it has said that it is up."""
+    command = ("nsenter", f"--net=/run/netns/{namespace}", "python3", "-c", program)
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 class Ear:

@@ -95,11 +95,6 @@ class DhcpServer:
         self._remember(ports, fresh=True)
         run(*self._command(config))
 
-    def is_running(self) -> bool:
-        """Return whether the recorded process is alive and is this network's server. Costs two small reads."""
-        pid = self._recorded_pid()
-        return bool(pid) and self._is_ours(pid)
-
     def remove(self) -> None:
         """Ensure that no server runs and no file is left."""
         self._stop_all()

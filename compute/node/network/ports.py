@@ -1,7 +1,8 @@
 """The door to this host's networks. Every method is an *ensure*: it does what is missing and may be called again.
 
-Order inside each method: the wish goes to the state file, then the packet filter is changed, then devices and DHCP.
-So nothing carries a frame before its rules are there, and a call that died anywhere is finished by calling it again.
+Order inside what adds: the wish goes to the state file, then the packet filter is changed, then devices and DHCP; what
+removes goes the other way round. So the kernel never lets through more than the file says, nothing carries a frame
+before its rules are there, and a call that died anywhere is finished by calling it again.
 
 Errors are the driver contract's: RetryLater, Never, Unknown.
 """
@@ -46,7 +47,7 @@ class PortManager:
         with self._records.locked():
             state = _admit(self._records.read(), network)
             self._records.write(state)
-            self._filter(state, afresh=True)
+            self._filter(state)
             self._build(state, network.id)
 
     def sync_peers(self, network: NetworkSpec, addresses: Iterable[str]) -> None:
@@ -57,13 +58,8 @@ class PortManager:
             state = _admit(self._records.read(), network)
             state = state.with_network(NetworkRecord(network, peers))
             self._records.write(state)
-            if self._is_built(network):
-                self._filter(state)
-                if self._settings.underlay_address:
-                    links.ensure_peers(network, peers)
-            else:
-                self._filter(state, afresh=True)
-                self._build(state, network.id)
+            self._filter(state)
+            self._build(state, network.id)
 
     def remove_network(self, network_id: str) -> None:
         """Ensure that nothing of the network is left here. Raises RetryLater("network_in_use") while it has ports."""
@@ -99,11 +95,14 @@ class PortManager:
             state = state.with_port(port)
             if state != before:
                 self._records.write(state)
-            if self._is_built(nic.network) and before.networks.get(nic.network.id) == state.networks[nic.network.id]:
-                self._filter(state)
+            known = (
+                self._is_built(nic.network) and before.networks.get(nic.network.id) == state.networks[nic.network.id]
+            )
+            if known and before.ports.get(nic.device, port) == port:
+                self._filter(state, change=rules.port_added(port, vxlan_port=self._settings.vxlan_port))
                 self._serve(state, nic.network)
             else:
-                self._filter(state, afresh=True)
+                self._filter(state)
                 self._build(state, nic.network.id)
 
     def announce_port(self, device: str) -> None:
@@ -127,14 +126,14 @@ class PortManager:
         with self._records.locked():
             before = self._records.read()
             port, state = before.ports.get(device), before.without_port(device)
-            if port is None and not before.networks:
+            if port is None:
                 return
-            if port:
-                self._records.write(state)
-            self._filter(state)
-            network = state.networks.get(port.network_id) if port else None
+            # The record last: were it first, a crash in between would leave rules that no later call knows of.
+            self._filter(state, change=rules.port_removed(port, vxlan_port=self._settings.vxlan_port))
+            network = state.networks.get(port.network_id)
             if network and self._is_built(network.spec):
                 self._serve(state, network.spec)
+            self._records.write(state)
 
     def list_ports(self) -> tuple[PortRecord, ...]:
         """Return this host's ports in order of device name. Takes no lock."""
@@ -190,7 +189,7 @@ class PortManager:
 
     def _mend(self, state: State) -> list[DriverError]:
         errors: list[DriverError] = []
-        self._filter(state, afresh=True)
+        self._filter(state)
         for network_id in sorted(state.networks):
             try:
                 self._build(state, network_id)
@@ -219,16 +218,15 @@ class PortManager:
     def _server(self, network_id: str) -> DhcpServer:
         return DhcpServer(network_id, self._settings)
 
-    def _filter(self, state: State, *, afresh: bool = False) -> None:
-        """Make the kernel's rules say what `state` says, in one transaction; `afresh` replaces the static rules too."""
-        port = self._settings.vxlan_port
-        if not afresh:
+    def _filter(self, state: State, *, change: str = "") -> None:
+        """Make the kernel's rules say what `state` says, in one transaction: `change` where that is enough."""
+        if change:
             try:
-                run("nft", "-f", "-", stdin=rules.sets_only(state, vxlan_port=port))
+                run("nft", "-f", "-", stdin=change)
                 return
             except RetryLater:
                 pass  # no tables, or those of another release: nothing was changed, and the whole is put in their place
-        run("nft", "-f", "-", stdin=rules.full_ruleset(state, vxlan_port=port))
+        run("nft", "-f", "-", stdin=rules.full_ruleset(state, vxlan_port=self._settings.vxlan_port))
 
     def _peers(self, addresses: Iterable[str]) -> tuple[str, ...]:
         peers = {address for address in addresses if address != self._settings.underlay_address}
