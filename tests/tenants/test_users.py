@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from django.contrib.auth import authenticate
+from django.contrib.auth.backends import ModelBackend
 
 from tenants.errors import Conflict, InvalidInput, NameTaken, PermissionDenied
 from tenants.models import AuditEvent, User
@@ -27,7 +27,7 @@ def test_user_with_a_password_can_log_in_whatever_the_case_of_the_name():
 def test_user_without_a_password_cannot_log_in():
     user = users.create_user(actor=SYSTEM, username="robot")
     assert not user.has_usable_password()
-    assert authenticate(username="robot", password="") is None
+    assert ModelBackend().authenticate(None, username="robot", password="") is None
 
 
 def test_names_are_unique_whatever_their_case():
