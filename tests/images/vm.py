@@ -1,0 +1,116 @@
+"""One tiny VM under plain QEMU with translation, reached through a loopback port."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from tests.images.seeds import ssh_command
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class TinyVm:
+    """Use as a context manager: boots on entry, is cut off on exit. `directory` holds its disk across several boots."""
+
+    def __init__(self, image: Path, directory: Path, seed: Path | None, key: Path, *, machine: str = "q35") -> None:
+        self.image, self.directory, self.seed, self.key, self.machine = image, directory, seed, key, machine
+        self.manifest: dict[str, Any] = json.loads((image / "tiny.json").read_text())
+        self.console = directory / "console.log"
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        disk = directory / "disk.qcow2"
+        if not disk.exists():
+            base = image / "tiny.qcow2"
+            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, disk, "1G"]
+            subprocess.run(command, check=True)
+
+    def __enter__(self) -> Self:
+        self.console.unlink(missing_ok=True)
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(self._command())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def _command(self) -> list[str]:
+        command = ["qemu-system-x86_64", "-machine", f"{self.machine},accel=tcg", "-cpu", "max", "-m", "128"]
+        command += ["-nodefaults", "-display", "none", "-serial", f"file:{self.console}"]
+        command += ["-kernel", str(self.image / "tiny.kernel"), "-initrd", str(self.image / "tiny.initrd")]
+        command += ["-append", self.manifest["kernel_args"]]
+        command += ["-drive", f"file={self.directory / 'disk.qcow2'},if=virtio,format=qcow2"]
+        if self.seed:
+            command += ["-drive", f"file={self.seed},if=virtio,format=raw,readonly=on"]
+        command += ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-:22"]
+        command += ["-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]
+        command += ["-chardev", f"socket,path={self.directory / 'agent.sock'},server=on,wait=off,id=agent"]
+        command += ["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]
+        return [*command, "-qmp", f"unix:{self.directory / 'qmp.sock'},server=on,wait=off"]
+
+    def wait_for_sshd(self, timeout: float = 60) -> float:
+        """Return the seconds from power-on until sshd sent its banner."""
+        while time.monotonic() - self.started < timeout:
+            assert self.process
+            assert self.process.poll() is None, self.console_text()
+            try:
+                # QEMU takes the connection long before the guest does: only the banner proves sshd.
+                with socket.create_connection(("127.0.0.1", self.port), timeout=0.3) as connection:
+                    if connection.recv(4) == b"SSH-":
+                        return time.monotonic() - self.started
+            except OSError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"no sshd within {timeout} s; the console says:\n{self.console_text()}")
+
+    def wait_for_console(self, text: str, timeout: float = 60) -> None:
+        deadline = time.monotonic() + timeout
+        while text not in self.console_text():
+            assert time.monotonic() < deadline, f"{text!r} did not come; the console says:\n{self.console_text()}"
+            time.sleep(0.1)
+
+    def wait_for_end(self, timeout: float) -> float:
+        """Return the seconds until QEMU had ended by itself."""
+        assert self.process
+        begun = time.monotonic()
+        self.process.wait(timeout)
+        return time.monotonic() - begun
+
+    def console_text(self) -> str:
+        return self.console.read_text(errors="replace") if self.console.exists() else ""
+
+    def ssh(self, command: str, *, user: str = "root") -> str:
+        """Run `command` in the guest and return what it wrote. Raises CalledProcessError when it fails."""
+        words = ssh_command(self.key, "127.0.0.1", self.port, user, command)
+        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+    def qmp(self, command: str) -> None:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.directory / "qmp.sock"))
+            lines = connection.makefile("rw")
+            lines.readline()
+            for name in ("qmp_capabilities", command):
+                lines.write(json.dumps({"execute": name}) + "\n")
+                lines.flush()
+                lines.readline()
+
+    def agent(self, command: str) -> dict[str, Any]:
+        """Ask the guest agent; returns its answer."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(self.directory / "agent.sock"))
+            lines = connection.makefile("rw")
+            lines.write(json.dumps({"execute": command}) + "\n")
+            lines.flush()
+            answer: dict[str, Any] = json.loads(lines.readline())
+            return answer
