@@ -151,13 +151,13 @@ FILTERS: Final[tuple[Filter, ...]] = (
     Filter(
         "admin_state",
         lambda host, _: host.admin_state != "enabled",
-        lambda snapshot, _: ~snapshot.enabled,
+        lambda snapshot, _: ~snapshot.admin_states.get("enabled", _nobody(snapshot)),
         lambda host, _: host.admin_state,
     ),
     Filter(
         "observed_state",
         lambda host, _: host.observed_state != "up",
-        lambda snapshot, _: ~snapshot.up,
+        lambda snapshot, _: ~snapshot.observed_states.get("up", _nobody(snapshot)),
         lambda host, _: host.observed_state,
     ),
     Filter("virt_mode", _mode, _mode_rows, lambda host, _: ", ".join(sorted(host.modes))),

@@ -188,12 +188,28 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Why `hosts` hosts were refused, told once: they share the first filter and, for states, the state in `seen`.
+
+    Capacity filters fill `asked`, `unit` and `free`, the largest room that any of these hosts has.
+    """
+
+    filter: str
+    hosts: int
+    seen: str = ""
+    asked: int | None = None
+    free: int | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """Every host once: `candidates` best first, `refusals` by host id; `tally`: (filter, hosts) in filter order.
 
-    The sequences may be lazy (made on access) and compare equal to tuples of the same items.
+    `reasons` splits the tally further. The sequences may be lazy (made on access); they equal tuples of the same items.
     """
 
     candidates: Sequence[Candidate]
     refusals: Sequence[Refusal]
     tally: tuple[tuple[str, int], ...]
+    reasons: tuple[Reason, ...] = ()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
-from compute.scheduler.filters import FILTERS, failing, failing_rows, refusal
+from compute.scheduler import reasons
+from compute.scheduler.filters import failing, failing_rows, refusal
 from compute.scheduler.model import Candidate, HostState, Policy, Ranking, Refusal, Request
 from compute.scheduler.snapshot import Counts, Snapshot
 from compute.scheduler.weighers import active
@@ -37,17 +37,17 @@ def rank_hosts(hosts: Sequence[HostState], request: Request, policy: Policy) -> 
     if len({host.id for host in ordered}) != len(ordered):
         raise ValueError("two hosts of one ranking have the same id")
     weighers = active(policy)
-    candidates, refusals, reasons = [], [], []
+    candidates, refusals = [], []
     for host in ordered:
         bits = failing(host, request)
         if bits:
             refusals.append(refusal(host, request, bits))
-            reasons.append(bits)
             continue
         contributions = {weigher.name: weight * weigher.weigh(host, request) for weigher, weight in weighers}
         candidates.append(Candidate(host.id, _total(contributions.values()), contributions, host.name))
     candidates.sort(key=lambda candidate: -candidate.score)  # stable: equal scores stay in id order
-    return Ranking(tuple(candidates), tuple(refusals), _tally(reasons))
+    told = reasons.of_refusals(refusals)
+    return Ranking(tuple(candidates), tuple(refusals), reasons.tally(told), told)
 
 
 def rank_columns(snapshot: Snapshot, request: Request, policy: Policy) -> Ranking:
@@ -76,7 +76,8 @@ def rank_columns(snapshot: Snapshot, request: Request, policy: Policy) -> Rankin
         row = refused[place]
         return refusal(hosts[row], request, int(bits[row]))
 
-    return Ranking(_Lazy(len(rows), candidate), _Lazy(len(refused), refusal_at), _tally(bits[refused].tolist()))
+    told = reasons.of_columns(snapshot, request, bits)
+    return Ranking(_Lazy(len(rows), candidate), _Lazy(len(refused), refusal_at), reasons.tally(told), told)
 
 
 def _total(values: Iterable[float]) -> float:
@@ -84,14 +85,6 @@ def _total(values: Iterable[float]) -> float:
     for value in values:  # not sum(): newer Pythons compensate its rounding, the columns do not
         total += value
     return total
-
-
-def _tally(reasons: Iterable[int]) -> tuple[tuple[str, int], ...]:
-    """Count each refusal under the first filter that refused."""
-    counts: Counter[int] = Counter()
-    for bits, hosts in Counter(reasons).items():
-        counts[(bits & -bits).bit_length() - 1] += hosts
-    return tuple((FILTERS[bit].name, counts[bit]) for bit in sorted(counts))
 
 
 class _Lazy(Sequence[Item], Generic[Item]):

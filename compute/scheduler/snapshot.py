@@ -32,8 +32,8 @@ class Snapshot:
     id_order: Counts
     capacity: Mapping[Resource, Counts]
     used: Mapping[Resource, Counts]
-    enabled: Flags
-    up: Flags
+    admin_states: Mapping[str, Flags]
+    observed_states: Mapping[str, Flags]
     load: Shares
     pools: Mapping[str, Flags]
     modes: Mapping[str, Flags]
@@ -61,8 +61,8 @@ class Snapshot:
             id_order=id_order,
             capacity={name: _counts(getattr(capacity, name) for capacity in capacities) for name in RESOURCES},
             used={name: _counts(getattr(host.used, name) for host in rows) for name in RESOURCES},
-            enabled=np.array([host.admin_state == "enabled" for host in rows], dtype=np.bool_),
-            up=np.array([host.observed_state == "up" for host in rows], dtype=np.bool_),
+            admin_states=_flags([(host.admin_state,) for host in rows]),
+            observed_states=_flags([(host.observed_state,) for host in rows]),
             load=np.array([host.load for host in rows], dtype=np.float64),
             pools=_flags([(host.pool_id,) for host in rows]),
             modes=_flags([host.modes for host in rows]),
@@ -101,8 +101,8 @@ class Snapshot:
             hosts=hosts,
             capacity={name: _patched(self.capacity[name], row, getattr(capacity, name)) for name in RESOURCES},
             used={name: _patched(self.used[name], row, getattr(host.used, name)) for name in RESOURCES},
-            enabled=_patched(self.enabled, row, host.admin_state == "enabled"),
-            up=_patched(self.up, row, host.observed_state == "up"),
+            admin_states=_moved(self.admin_states, row, before.admin_state, host.admin_state),
+            observed_states=_moved(self.observed_states, row, before.observed_state, host.observed_state),
             load=_patched(self.load, row, host.load),
             groups=_regrouped(self.groups, row, before.group_counts, host.group_counts),
         )
@@ -128,6 +128,17 @@ def _patched(column: Column, row: int, value: float) -> Column:
     changed = column.copy()
     changed[row] = value
     return changed
+
+
+def _moved(states: Mapping[str, Flags], row: int, before: str, now: str) -> Mapping[str, Flags]:
+    if before == now:
+        return states
+    nobody = np.zeros_like(states[before])
+    return {
+        **states,
+        before: _patched(states[before], row, False),
+        now: _patched(states.get(now, nobody), row, True),
+    }
 
 
 def _regrouped(

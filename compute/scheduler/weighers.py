@@ -79,7 +79,9 @@ def _load(host: HostState, _: Request) -> float:
 
 def _load_rows(snapshot: Snapshot, _: Request, rows: Counts) -> Shares:
     load = snapshot.load[rows]
-    return 1.0 - np.where(load > 0.0, np.minimum(load, 1.0), 0.0)
+    busy: Shares = np.where(load > 0.0, np.minimum(load, 1.0), 0.0)
+    idle: Shares = 1.0 - busy
+    return idle
 
 
 def _affinity(host: HostState, request: Request) -> float:
@@ -96,8 +98,9 @@ def _affinity_rows(snapshot: Snapshot, request: Request, rows: Counts) -> Shares
     members = np.zeros(len(snapshot), dtype=np.int64)
     for row, count in snapshot.groups.get(request.group, {}).items():
         members[row] = max(0, count)
-    apart = 1.0 / (1.0 + members[rows])
-    return apart if request.group_rule == "soft_anti_affinity" else 1.0 - apart
+    apart: Shares = 1.0 / (1.0 + members[rows].astype(np.float64))
+    together: Shares = 1.0 - apart
+    return apart if request.group_rule == "soft_anti_affinity" else together
 
 
 WEIGHERS: Final[tuple[Weigher, ...]] = (

@@ -1,0 +1,254 @@
+"""What would make a refused request fit: the smallest changes to the request, each one proved by ranking it again.
+
+A remedy never names a host: it may be shown to the tenant who was refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+
+from compute.scheduler.capacity import room
+from compute.scheduler.filters import FILTERS, failing_rows
+from compute.scheduler.model import RESOURCES, UNITS, HostState, Policy, Request, Resource, Resources
+from compute.scheduler.ranking import rank
+from compute.scheduler.snapshot import Counts, Snapshot
+
+ChangeKind = Literal["less", "fewer", "pool", "without_traits", "any_host", "any_mode", "soft_group"]
+
+_BIT: Final[Mapping[str, int]] = {item.name: 1 << place for place, item in enumerate(FILTERS)}
+_FILTER_OF: Final[Mapping[Resource, str]] = {item.resource: item.name for item in FILTERS if item.resource}
+_WORDS: Final[Mapping[Resource, str]] = {"vcpus": "vCPU", "memory_mib": "MiB of memory", "disk_gib": "GiB of disk"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change to a request. `less`: `resource` from `asked` down to `to` (its unit in `unit`); `fewer`: instances.
+
+    `pool`: to the pool with the id `pool`; `without_traits`: drop these `traits`; `any_host`, `any_mode`: leave host or
+    virtualization mode open; `soft_group`: keep members apart where possible instead of always.
+    """
+
+    kind: ChangeKind
+    resource: str = ""
+    asked: int | None = None
+    to: int | None = None
+    unit: str = ""
+    pool: str = ""
+    traits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """Changes that together make the request fit; none of them can be left out. `sentence` says them to a person."""
+
+    changes: tuple[Change, ...]
+    sentence: str
+
+
+def remedies(
+    hosts: Sequence[HostState] | Snapshot,
+    request: Request,
+    policy: Policy,
+    *,
+    count: int = 1,
+    pool_names: Mapping[str, str] | None = None,
+) -> tuple[Remedy, ...]:
+    """Return the smallest changes, fewest first, with which `count` such requests fit; () when they fit as they are.
+
+    Other pools are offered only as far as `hosts` includes theirs. For one request sets of several changes are found
+    too; for a batch, single changes.
+    """
+    snapshot = hosts if isinstance(hosts, Snapshot) else Snapshot.from_hosts(hosts)
+    if how_many(snapshot, request) >= count:
+        return ()
+    found = _for_one(snapshot, request) if count == 1 else _for_batch(snapshot, request, count)
+    names = pool_names or {}
+    offered = []
+    for changes in found:
+        changed, wanted = apply(request, changes, count)
+        # The proof: the very ranking that a new request with these changes would meet.
+        if rank(snapshot, changed, policy).candidates and how_many(snapshot, changed) >= wanted:
+            offered.append(Remedy(changes, _sentence(changes, names)))
+    return tuple(offered)
+
+
+def apply(request: Request, changes: Sequence[Change], count: int = 1) -> tuple[Request, int]:
+    """Return the request and the number of instances as they are with the changes made."""
+    for change in changes:
+        match change.kind:
+            case "less":
+                amounts = {"vcpus": request.resources.vcpus, "memory_mib": request.resources.memory_mib}
+                amounts |= {"disk_gib": request.resources.disk_gib, change.resource: change.to or 0}
+                request = replace(request, resources=Resources(**amounts))
+            case "fewer":
+                count = change.to or 0
+            case "pool":
+                request = replace(request, pool_id=change.pool)
+            case "without_traits":
+                dropped = frozenset(change.traits)
+                request = replace(
+                    request,
+                    required_traits=request.required_traits - dropped,
+                    forbidden_traits=request.forbidden_traits - dropped,
+                )
+            case "any_host":
+                request = replace(request, target_host=None)
+            case "any_mode":
+                request = replace(request, virt_mode=None)
+            case "soft_group":
+                request = replace(request, group_rule="soft_anti_affinity")
+    return request, count
+
+
+def how_many(hosts: Sequence[HostState] | Snapshot, request: Request) -> int:
+    """Return how many requests like this fit, one after another, whatever order the hosts are chosen in.
+
+    Equal requests take equal room, so each host's number stands on its own and the sum does not depend on choices.
+    A request that asks for nothing counts once per host.
+    """
+    snapshot = hosts if isinstance(hosts, Snapshot) else Snapshot.from_hosts(hosts)
+    rows: Counts = np.flatnonzero(failing_rows(snapshot, request) == 0)
+    times = np.full(len(rows), np.iinfo(np.int64).max, dtype=np.int64)
+    asked = {resource: getattr(request.resources, resource) for resource in RESOURCES}
+    for resource, amount in asked.items():
+        if amount > 0:
+            times = np.minimum(times, room(snapshot.capacity[resource], snapshot.used[resource])[rows] // amount)
+    alone = request.group is not None and request.group_rule == "anti_affinity"
+    if alone or max(asked.values()) <= 0:
+        return len(rows)
+    return int(times.sum())
+
+
+def _for_one(snapshot: Snapshot, request: Request) -> list[tuple[Change, ...]]:
+    """Look at what each host fails, as sets of filters; offer the sets that contain no other, at their best host.
+
+    A part of an offered set cannot do: it would have to heal a host that fails only that part, and then that smaller
+    set would have been offered instead.
+    """
+    bits = failing_rows(snapshot, request)
+    sets = np.unique(bits[_healable(snapshot, request, bits)]).tolist()
+    smallest = [one for one in sets if not any(other != one and other & one == other for other in sets)]
+    found: list[tuple[tuple[int, int, float, float, int, int], tuple[Change, ...]]] = []
+    for one in sorted(smallest, key=lambda value: (value.bit_count(), value)):
+        rows: Counts = np.flatnonzero(bits == one)
+        best: dict[str, tuple[tuple[int, int, float, float, int, int], tuple[Change, ...]]] = {}
+        for row in _closest(snapshot, request, one, rows):
+            changes = _changes(snapshot, request, one, row)
+            cuts = [1.0 - (change.to or 0) / (change.asked or 1) for change in changes if change.kind == "less"]
+            traits = sum(len(change.traits) for change in changes)
+            key = (one.bit_count(), one, max(cuts, default=0.0), sum(cuts), traits, int(snapshot.id_order[row]))
+            pool = snapshot.hosts[row].pool_id if one & _BIT["pool"] else ""
+            if pool not in best or key < best[pool][0]:
+                best[pool] = (key, changes)
+        found.extend(best.values())
+    return [changes for _, changes in sorted(found, key=lambda item: item[0])]
+
+
+def _healable(snapshot: Snapshot, request: Request, bits: Counts) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Rows that changes to the request alone can turn into candidates: in service, with some room of what is short."""
+    healable = np.ones(len(snapshot), dtype=np.bool_)
+    for name in ("forbidden", "admin_state", "observed_state"):
+        healable &= bits & _BIT[name] == 0
+    if request.virt_mode is None:
+        healable &= bits & _BIT["virt_mode"] == 0
+    else:
+        healable &= failing_rows(snapshot, replace(request, virt_mode=None)) & _BIT["virt_mode"] == 0
+    for resource in RESOURCES:
+        short = bits & _BIT[_FILTER_OF[resource]] != 0
+        healable &= ~short | (room(snapshot.capacity[resource], snapshot.used[resource]) >= 1)
+    return healable
+
+
+def _closest(snapshot: Snapshot, request: Request, one: int, rows: Counts) -> list[int]:
+    """Return the rows worth comparing: with one resource short and nothing else, that is the roomiest alone."""
+    short = [resource for resource in RESOURCES if one & _BIT[_FILTER_OF[resource]]]
+    if one.bit_count() == 1 and short:
+        free = room(snapshot.capacity[short[0]], snapshot.used[short[0]])[rows]
+        return [int(rows[int(free.argmax())])]
+    return [int(row) for row in rows]
+
+
+def _changes(snapshot: Snapshot, request: Request, one: int, row: int) -> tuple[Change, ...]:
+    host, changes = snapshot.hosts[row], []
+    if one & _BIT["pool"]:
+        changes.append(Change("pool", pool=host.pool_id))
+    if one & _BIT["target_host"]:
+        changes.append(Change("any_host"))
+    if one & _BIT["virt_mode"]:
+        changes.append(Change("any_mode"))
+    if one & _BIT["traits"]:
+        dropped = (request.required_traits - host.traits) | (request.forbidden_traits & host.traits)
+        changes.append(Change("without_traits", traits=tuple(sorted(dropped))))
+    if one & _BIT["anti_affinity"]:
+        changes.append(Change("soft_group"))
+    for resource in RESOURCES:
+        if one & _BIT[_FILTER_OF[resource]]:
+            free = int(room(snapshot.capacity[resource][row], snapshot.used[resource][row]))
+            changes.append(_less(request, resource, free))
+    return tuple(changes)
+
+
+def _less(request: Request, resource: Resource, to: int) -> Change:
+    return Change("less", resource, getattr(request.resources, resource), to, UNITS[resource])
+
+
+def _for_batch(snapshot: Snapshot, request: Request, count: int) -> list[tuple[Change, ...]]:
+    fit = how_many(snapshot, request)
+    changes = [Change("fewer", "instances", count, fit)] if fit else []
+    for resource in RESOURCES:
+        most = _most(snapshot, request, resource, count)
+        if most:
+            changes.append(_less(request, resource, most))
+    if request.pool_id is not None:
+        changes.extend(Change("pool", pool=pool) for pool in sorted(snapshot.pools) if pool != request.pool_id)
+    if request.group is not None and request.group_rule == "anti_affinity":
+        changes.append(Change("soft_group"))
+    if request.target_host is not None:
+        changes.append(Change("any_host"))
+    return [(change,) for change in changes if _enough(snapshot, request, change, count)]
+
+
+def _enough(snapshot: Snapshot, request: Request, change: Change, count: int) -> bool:
+    changed, wanted = apply(request, (change,), count)
+    return how_many(snapshot, changed) >= wanted
+
+
+def _most(snapshot: Snapshot, request: Request, resource: Resource, count: int) -> int:
+    """Return the largest amount of the resource with which `count` fit, 0 if none. Less always fits where more does."""
+    low, high = 0, int(getattr(request.resources, resource))
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _enough(snapshot, request, _less(request, resource, middle), count):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _sentence(changes: Sequence[Change], pool_names: Mapping[str, str]) -> str:
+    parts = [_part(change, pool_names) for change in changes]
+    text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _part(change: Change, pool_names: Mapping[str, str]) -> str:
+    match change.kind:
+        case "less":
+            resource = next(name for name in RESOURCES if name == change.resource)
+            return f"ask for at most {change.to} {_WORDS[resource]} instead of {change.asked}"
+        case "fewer":
+            return f"ask for {change.to} instance{'s' if change.to != 1 else ''} instead of {change.asked}"
+        case "pool":
+            return f"use the pool {pool_names.get(change.pool, change.pool)}"
+        case "without_traits":
+            return f"do without the condition on {', '.join(change.traits)}"
+        case "any_host":
+            return "leave the choice of host open"
+        case "any_mode":
+            return "leave the virtualization mode open"
+        case "soft_group":
+            return "let the group's members share a host where they must"
