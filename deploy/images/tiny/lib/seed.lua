@@ -16,7 +16,27 @@ local KNOWN = {
 
 local function say(...) print(string.format(...)) end
 
+local function quote(text) return "'" .. tostring(text):gsub("'", "'\\''") .. "'" end
+
+-- Commands are gathered and run by one shell: starting one for each takes the better part of a second under translation.
+local pending, moving = {}, {}
+
+local function later(...)
+    local words = {}
+    for _, word in ipairs({ ... }) do words[#words + 1] = quote(word) end
+    pending[#pending + 1] = table.concat(words, " ")
+end
+
+local function flush()
+    if #pending == 0 then return end
+    local script = table.concat(pending, "\n")
+    pending, moving = {}, {}
+    os.execute(script)
+end
+
+-- What was written before is seen: moving a new file to its place may still be pending.
 local function read(path)
+    flush()
     local file = io.open(path, "rb")
     if not file then return nil end
     local text = file:read("a")
@@ -24,26 +44,29 @@ local function read(path)
     return text
 end
 
-local function quote(text) return "'" .. tostring(text):gsub("'", "'\\''") .. "'" end
-
-local function run(...)
-    local words = {}
-    for _, word in ipairs({ ... }) do words[#words + 1] = quote(word) end
-    return os.execute(table.concat(words, " "))
-end
-
 -- Written beside and renamed: a power cut leaves the old file or the new one.
-local function write(path, text, mode)
+local function write(path, text, mode, owner)
     local part = path .. ".cenote-new"
+    -- A second version of one file must not overtake the first on its way there.
+    if moving[path] then flush() end
     local file, problem = io.open(part, "wb")
+    if not file then
+        -- Its directory may be pending still.
+        flush()
+        file, problem = io.open(part, "wb")
+    end
     if not file then
         say("cannot write %s: %s", path, problem)
         return false
     end
     file:write(text)
     file:close()
-    run("chmod", mode or "0644", part)
-    return os.rename(part, path)
+    if owner then later("chown", owner, part) end
+    -- After chown, which takes set-user-id bits away.
+    later("chmod", mode or "0644", part)
+    later("mv", part, path)
+    moving[path] = true
+    return true
 end
 
 local function parse(text, name)
@@ -88,10 +111,10 @@ local function set_hostname(name)
 end
 
 local function authorize(user, home, keys)
-    run("mkdir", "-p", home .. "/.ssh")
-    run("chmod", "0700", home .. "/.ssh")
+    later("mkdir", "-p", home .. "/.ssh")
+    later("chmod", "0700", home .. "/.ssh")
     write(home .. "/.ssh/authorized_keys", table.concat(keys, "\n") .. (#keys > 0 and "\n" or ""), "0600")
-    run("chown", "-R", user .. ":" .. user, home .. "/.ssh")
+    later("chown", "-R", user .. ":" .. user, home .. "/.ssh")
 end
 
 local function home_of(user)
@@ -116,8 +139,8 @@ local function add_user(entry, default_keys)
         write("/etc/passwd", taken .. string.format("%s:x:%d:%d::%s:/bin/sh\n", name, id, id, home))
         write("/etc/group", read("/etc/group") .. string.format("%s:x:%d:\n", name, id))
         write("/etc/shadow", read("/etc/shadow") .. string.format("%s:*:19000:0:99999:7:::\n", name), "0640")
-        run("mkdir", "-p", home)
-        run("chown", name .. ":" .. name, home)
+        later("mkdir", "-p", home)
+        later("chown", name .. ":" .. name, home)
         if type(entry.sudo) == "string" or type(entry.sudo) == "table" and entry.sudo ~= lyaml.null then
             write("/etc/doas.conf", read("/etc/doas.conf") .. "permit nopass keepenv " .. name .. "\n", "0600")
         end
@@ -132,6 +155,7 @@ local function set_password(user, password)
     if not password:match("^%$%d") then
         local input = os.tmpname()
         write(input, password .. "\n", "0600")
+        flush()
         local pipe = io.popen("mkpasswd -m sha512 <" .. quote(input))
         hash = pipe:read("l") or "*"
         pipe:close()
@@ -156,6 +180,7 @@ local function decode(content, encoding)
     if not filter then return nil end
     local input = os.tmpname()
     write(input, content, "0600")
+    flush()
     local pipe = io.popen("cat " .. quote(input) .. " | " .. filter)
     local text = pipe:read("a")
     pipe:close()
@@ -173,10 +198,10 @@ local function write_one_file(entry)
         say("write_files: unknown encoding %s", tostring(entry.encoding))
         return
     end
-    run("mkdir", "-p", (entry.path:gsub("/[^/]*$", "/")))
+    later("mkdir", "-p", (entry.path:gsub("/[^/]*$", "/")))
     if entry.append == true then content = (read(entry.path) or "") .. content end
     local mode = is_set(entry.permissions) and tostring(entry.permissions) or "0644"
-    if write(entry.path, content, mode) and is_set(entry.owner) then run("chown", tostring(entry.owner), entry.path) end
+    write(entry.path, content, mode, is_set(entry.owner) and tostring(entry.owner) or nil)
 end
 
 local function command_lines(commands, key)
@@ -202,14 +227,15 @@ local meta_text = read(directory .. "/meta-data") or ""
 local meta = parse(meta_text, "meta-data")
 local instance_id = is_set(meta["instance-id"]) and tostring(meta["instance-id"]) or "nocloud"
 
-run("mkdir", "-p", STATE)
+later("mkdir", "-p", STATE)
 if (read(STATE .. "/instance-id") or "") == instance_id .. "\n" then
     write(STATE .. "/meta-data", meta_text, "0600")
+    flush()
     os.exit(0)
 end
 
 -- A new instance on a disk that may have been another's: its identity and its marks must not be carried over.
-run("rm", "-f", "/etc/dropbear/ed25519", STATE .. "/runcmd", STATE .. "/runcmd.started",
+later("rm", "-f", "/etc/dropbear/ed25519", STATE .. "/runcmd", STATE .. "/runcmd.started",
     STATE .. "/user-script", STATE .. "/user-script.started")
 
 local user_text = read(directory .. "/user-data") or ""
@@ -254,6 +280,7 @@ guarded("runcmd", function(value) commands = commands .. command_lines(value, "r
 if commands ~= "" then write(STATE .. "/runcmd", "#!/bin/sh\n" .. commands, "0700") end
 
 -- Last: until here, the next boot starts over.
+later("sync")
 write(STATE .. "/instance-id", instance_id .. "\n")
 write(STATE .. "/meta-data", meta_text, "0600")
-run("sync")
+flush()
