@@ -6,6 +6,7 @@ import dataclasses
 import os
 import statistics
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.lab
 def picture(host: Host) -> tuple[object, ...]:
     """All that the product makes on a host, as the kernel tells it, without counters."""
     rules = host.run("nft", "-s", "list", "ruleset")
-    links = [line for line in host.ip("-o", "address").splitlines() if " cn" in line]
+    links = [line for line in host.ip("-o", "address").splitlines() if " cnb" in line or " cnv" in line]
     devices = [line.split("@")[0].split()[:2] for line in host.ip("-o", "link").splitlines()]
     return rules, links, devices, sorted(host.dnsmasq_pids())
 
@@ -274,6 +275,57 @@ def test_port_found_by_address(lab: Lab, network: NetworkSpec) -> None:
     assert found is not None
     assert (found.device, found.mac, found.network_id) == (nic.device, nic.mac, network.id)
     assert find_port(lab.hosts[0].run_dir, nic.address) is None
+
+
+def test_worker_killed_anywhere_in_ensure_port_is_made_good_by_the_next_call(lab: Lab, network: NetworkSpec) -> None:
+    host = lab.hosts[0]
+    nic = lab.nic(network, 90)
+    for programs_run in range(100):
+        for port in host.call("list_ports"):
+            host.call("remove_port", port.device)
+        host.call("remove_network", network.id)
+        killed = host.call_and_die(programs_run, "ensure_port", nic)
+        host.call("ensure_port", nic)
+        host.call("sync_peers", network, [h.underlay for h in lab.hosts])
+        if not killed:
+            break
+        now = picture(host)
+        host.call("heal")
+        assert picture(host) == now, f"killed instead of program {programs_run}: the next call left something undone"
+        ours = [pid for pid in host.dnsmasq_pids() if network.id in Path(f"/proc/{pid}/cmdline").read_text()]
+        assert len(ours) == 1
+    assert programs_run > 8
+    assert Guest(lab, host, nic).lease() is not None
+
+
+def test_worker_killed_anywhere_in_remove_port_is_made_good_by_the_next_call(lab: Lab, network: NetworkSpec) -> None:
+    host = lab.hosts[0]
+    nic = lab.nic(network, 91)
+    before = picture(host)
+    for programs_run in range(100):
+        host.call("ensure_port", nic)
+        killed = host.call_and_die(programs_run, "remove_port", nic.device)
+        host.call("remove_port", nic.device)
+        assert picture(host) == before
+        if not killed:
+            break
+    assert programs_run > 0
+
+
+def test_many_ports_at_once(lab: Lab, network: NetworkSpec) -> None:
+    """Several processes of a host at work: nothing is lost."""
+    host = lab.hosts[0]
+    nics = [lab.nic(network, 400 + n) for n in range(24)]
+    workers = [host.add_worker() for _ in range(4)]
+    for number, nic in enumerate(nics):
+        workers[number % 4].send("ensure_port", nic)
+    for number in range(len(nics)):
+        workers[number % 4].answer()
+    for worker in workers:
+        worker.end()
+    assert {port.device for port in host.call("list_ports")} >= {nic.device for nic in nics}
+    rules = host.run("nft", "list", "ruleset")
+    assert all(f'"{nic.device}" . {nic.mac} . {nic.address}' in rules for nic in nics)
 
 
 def test_ensure_port_is_quick(lab: Lab, network: NetworkSpec) -> None:

@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
 import shutil
 import socket
-import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from compute.node.drivers.base import DriverError
 from compute.node.network.names import bridge_name
-from compute.node.network.ports import PortManager
 from compute.node.network.settings import NetworkSettings
 from compute.wire import NetworkSpec, NicSpec
+from tests.network.namespaces import raw_socket, sh
+from tests.network.worker import Worker
 
-T = TypeVar("T")
-_CLONE_NEWNET = 0x40000000
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_FORK = multiprocessing.get_context("fork")
 _UDHCPC_SCRIPT = '#!/bin/sh\n[ "$1" = bound ] && env\nexit 0\n'
-
-
-def sh(*arguments: str, check: bool = True) -> str:
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=30)
-    assert done.returncode == 0 or not check, f"{arguments}: {done.stderr}{done.stdout}"
-    return done.stdout
-
-
-def enter(namespace: str) -> None:
-    """Move the calling thread into a network namespace."""
-    handle = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        assert _LIBC.setns(handle, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-    finally:
-        os.close(handle)
-
-
-def inside(namespace: str, action: Callable[[], T]) -> T:
-    """Run `action` in a thread within the namespace. A socket made there stays there."""
-    result: list[T] = []
-
-    def work() -> None:
-        enter(namespace)
-        result.append(action())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    return result[0]
 
 
 class Host:
@@ -69,21 +30,28 @@ class Host:
         sh("ip", "netns", "add", self.namespace)
         self.ip("link", "set", "lo", "up")
         lab.plug(self.namespace, number, f"{self.underlay}/24")
-        self._start()
+        self.worker = self.add_worker()
 
-    def _start(self) -> None:
-        self._pipe, theirs = _FORK.Pipe()
-        self._process = _FORK.Process(target=_serve, args=(theirs, self.namespace, self.settings), daemon=True)
-        self._process.start()
-        theirs.close()
+    def add_worker(self) -> Worker:
+        return Worker(self.namespace, self.settings)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a PortManager method in this host. Raises the DriverError that it raised."""
-        self._pipe.send((method, arguments))
-        kind, value = self._pipe.recv()
-        if kind == "error":
-            raise value[0](value[1], value[2])
-        return value
+        self.worker.send(method, *arguments)
+        return self.worker.answer()
+
+    def call_and_die(self, number: int, method: str, *arguments: Any) -> bool:
+        """Call a method in a process that is killed in place of its n-th program. Return whether it came to that."""
+        doomed = self.add_worker()
+        doomed.kill_in_place_of_program(number)
+        doomed.send(method, *arguments)
+        try:
+            doomed.answer()
+        except EOFError:
+            return True
+        finally:
+            doomed.end()
+        return False
 
     def timed(self, method: str, *arguments: Any) -> float:
         """Return how many milliseconds a call took."""
@@ -106,7 +74,7 @@ class Host:
                 sh("ip", "-n", self.namespace, "link", "delete", name, check=False)
         self.run("nft", "flush", "ruleset")
         shutil.rmtree(self.run_dir)
-        self._start()
+        self.worker = self.add_worker()
 
     def dnsmasq_pids(self) -> list[int]:
         """Return this namespace's living dnsmasq processes, found without the product's help."""
@@ -124,24 +92,9 @@ class Host:
 
     def stop(self) -> None:
         """End the host's processes."""
-        self._pipe.close()
-        self._process.join(5)
+        self.worker.end()
         for pid in self.dnsmasq_pids():
             os.kill(pid, 9)
-
-
-def _serve(pipe: Any, namespace: str, settings: NetworkSettings) -> None:
-    enter(namespace)
-    manager = PortManager(settings)
-    while True:
-        try:
-            method, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send(("value", getattr(manager, method)(*arguments)))
-        except DriverError as error:
-            pipe.send(("error", (type(error), error.code, str(error))))
 
 
 class Guest:
@@ -198,37 +151,11 @@ class Guest:
     def socket(self) -> socket.socket:
         """Return a raw socket on the guest's device: all frames in, any frame out."""
 
-        def make() -> socket.socket:
-            link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-            link.bind(("eth0", 3))
-            return link
-
-        return inside(self.namespace, make)
+        return raw_socket(self.namespace, "eth0")
 
     def send(self, frame: bytes) -> None:
         with self.socket() as link:
             link.send(frame)
-
-
-def listener(device: str) -> socket.socket:
-    """Return a raw socket that hears all frames of a device of the namespace one is in."""
-    link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-    link.bind((device, 3))
-    return link
-
-
-@contextmanager
-def listening(namespace: str, program: str) -> Iterator[None]:
-    """Run a Python program in a namespace, from when it has said that it is up."""
-    command = ("nsenter", f"--net=/run/netns/{namespace}", "python3", "-c", program)
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
-        try:
-            yield
-        finally:
-            process.kill()
 
 
 class Ear:

@@ -96,10 +96,10 @@ _BRIDGE_RULES = """
   }
 """
 
-# Where the kernel has br_netfilter, frames between guests also pass the host's inet hooks. They are left untracked there:
-# a guest could else fill the host's connection table, and its fragments would be put together on the way. For the same
-# reason what guests may send to the host is judged without connection tracking: no first packet of a TCP connection,
-# so that the host reaches its guests but they reach none of its services.
+# Where the kernel has br_netfilter, frames between guests also pass the host's inet hooks. They are left untracked
+# there: a guest could else fill the host's connection table, and its fragments would be put together on the way. For
+# the same reason no tracking judges what guests may send to the host: no first packet of a TCP connection, so that the
+# host reaches its guests, and they none of its services.
 _HOST_RULES = """
   set peers { type ipv4_addr; }
   set gateway_macs { type ether_addr; }
