@@ -1,0 +1,172 @@
+"""What the kernel's control groups can do here, and the process limit, which libvirt's LXC driver does not set.
+
+Both hierarchies are known: version 1 with a mount for each controller, and the unified version 2. Where both are
+mounted, the controllers sit in version 1 (a "hybrid" machine), so that counts as version 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+Feature = Literal["cpu_shares", "cpu_quota", "memory", "memory_swap", "io_weight", "pids"]
+FEATURES: Final[tuple[Feature, ...]] = ("cpu_shares", "cpu_quota", "memory", "memory_swap", "io_weight", "pids")
+ROOT: Final = Path("/sys/fs/cgroup")
+MAX_ROUNDS: Final = 20
+REMOVE_SECONDS: Final = 2.0
+
+_V1_FILES: Final[dict[Feature, tuple[str, ...]]] = {
+    "cpu_shares": ("cpu/{}/cpu.shares", "cpu,cpuacct/{}/cpu.shares"),
+    "cpu_quota": ("cpu/{}/cpu.cfs_quota_us", "cpu,cpuacct/{}/cpu.cfs_quota_us"),
+    "memory": ("memory/{}/memory.limit_in_bytes",),
+    "memory_swap": ("memory/{}/memory.memsw.limit_in_bytes",),
+    "io_weight": ("blkio/{}/blkio.weight", "blkio/{}/blkio.bfq.weight"),
+    "pids": ("pids/{}/pids.max",),
+}
+_V2_CONTROLLERS: Final[dict[Feature, str]] = {
+    "cpu_shares": "cpu",
+    "cpu_quota": "cpu",
+    "memory": "memory",
+    "io_weight": "io",
+    "pids": "pids",
+}
+_PROBE: Final = "cenote-probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroups:
+    """The control groups of this host: version (0 when there are none) and what they can limit."""
+
+    version: int
+    features: frozenset[Feature]
+    root: Path = ROOT
+
+    @property
+    def missing(self) -> tuple[Feature, ...]:
+        """What instances ask for and this kernel cannot give, in a fixed order."""
+        wanted = (feature for feature in FEATURES if feature != "memory_swap")
+        return tuple(feature for feature in wanted if feature not in self.features)
+
+
+def detect(root: Path = ROOT) -> Cgroups:
+    """Look at what is mounted. Version 1 files are looked for in a group made for it: the top group lacks some."""
+    if (root / "cgroup.controllers").is_file():
+        controllers = (root / "cgroup.controllers").read_text().split()
+        found = {feature for feature, controller in _V2_CONTROLLERS.items() if controller in controllers}
+        if "io_weight" in found and not _v2_has_io_weight(root):
+            found.discard("io_weight")
+        return Cgroups(2, frozenset(found), root)
+    features: set[Feature] = set()
+    version = 0
+    for feature, candidates in _V1_FILES.items():
+        for candidate in candidates:
+            controller = root / candidate.split("/", 1)[0]
+            if not (controller / "cgroup.procs").is_file():
+                continue
+            version = 1
+            probe = f"{_PROBE}-{os.getpid()}"
+            with contextlib.suppress(OSError):
+                (controller / probe).mkdir(exist_ok=True)
+            if (root / candidate.format(probe)).is_file():
+                features.add(feature)
+            with contextlib.suppress(OSError):
+                (controller / probe).rmdir()
+    return Cgroups(version, frozenset(features), root)
+
+
+def limit_processes(cgroups: Cgroups, *, instance_id: str, controller_pid: int, limit: int) -> bool:
+    """Limit the number of processes of a running container, its controller process included. False where it cannot be.
+
+    Processes that the container forked before it was limited are moved as well: rounds go on until all of them are in,
+    which ends because those inside can make no more than `limit`.
+    """
+    if "pids" not in cgroups.features or controller_pid <= 0:
+        return False
+    if cgroups.version == 2:
+        return _limit_v2(cgroups, controller_pid, limit)
+    group = _pids_group(cgroups, instance_id)
+    members = _group_of(cgroups, controller_pid, "memory") or _group_of(cgroups, controller_pid, "devices")
+    if members is None:
+        return False
+    group.mkdir(parents=True, exist_ok=True)
+    (group / "pids.max").write_text(str(limit))
+    for _ in range(MAX_ROUNDS):
+        inside = set((group / "cgroup.procs").read_text().split())
+        outside = [pid for pid in _procs_below(members) if pid not in inside]
+        if not outside:
+            return True
+        for pid in outside:
+            with contextlib.suppress(OSError):  # ended meanwhile
+                (group / "cgroup.procs").write_text(pid)
+    return False
+
+
+def forget_processes(cgroups: Cgroups, instance_id: str) -> None:
+    """Take away the group that `limit_processes` made under version 1. Its processes must be over."""
+    if cgroups.version != 1:
+        return
+    group = _pids_group(cgroups, instance_id)
+    deadline = time.monotonic() + REMOVE_SECONDS
+    while group.is_dir():
+        try:
+            group.rmdir()
+        except OSError:
+            # The last zombies are reaped a moment after libvirt says that the container is off.
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.02)
+
+
+def _pids_group(cgroups: Cgroups, instance_id: str) -> Path:
+    return cgroups.root / "pids" / "cenote" / instance_id
+
+
+def _limit_v2(cgroups: Cgroups, pid: int, limit: int) -> bool:
+    group = _group_of(cgroups, pid, "")
+    if group is None or group == cgroups.root:
+        return False
+    # libvirt puts the controller below the domain's own group: the limit belongs to the latter.
+    while group.name in ("libvirt", "emulator", "vcpu0"):
+        group = group.parent
+    ancestors = [above for above in reversed(group.parents) if above.is_relative_to(cgroups.root)]
+    for above in ancestors:
+        control = above / "cgroup.subtree_control"
+        if "pids" not in control.read_text().split():
+            with contextlib.suppress(OSError):
+                control.write_text("+pids")
+    try:
+        (group / "pids.max").write_text(str(limit))
+    except OSError:
+        return False
+    return True
+
+
+def _group_of(cgroups: Cgroups, pid: int, controller: str) -> Path | None:
+    """Return a process' group in a version 1 controller, or for "" in version 2; None when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, names, path = line.split(":", 2)
+        if controller in names.split(","):
+            top = cgroups.root / controller if controller else cgroups.root
+            return top / path.lstrip("/")
+    return None
+
+
+def _procs_below(group: Path) -> list[str]:
+    found: list[str] = []
+    for directory, _, files in os.walk(group):
+        if "cgroup.procs" in files:
+            with contextlib.suppress(OSError):
+                found += (Path(directory) / "cgroup.procs").read_text().split()
+    return found
+
+
+def _v2_has_io_weight(root: Path) -> bool:
+    return any((child / "io.weight").is_file() or (child / "io.bfq.weight").is_file() for child in root.iterdir())

@@ -1,0 +1,144 @@
+"""The domain of a VM, built from its spec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from lxml import etree
+
+from compute.node.drivers.libvirt.cgroups import Feature
+from compute.node.drivers.libvirt.metadata import metadata_element
+from compute.node.drivers.libvirt.xml import check_allowed, domain_name, node
+from compute.node.drivers.settings import DriverSettings
+from compute.node.images.layout import ImagePaths, InstancePaths
+from compute.wire import InstanceSpec
+
+AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
+RANDOM: Final = "/dev/urandom"
+HOST_PROCESSOR: Final = "host-passthrough"
+_ELEMENTS = """
+    name uuid metadata memory currentMemory vcpu cputune cputune/shares blkiotune blkiotune/weight
+    os os/type os/kernel os/initrd os/cmdline os/boot features features/acpi features/apic
+    cpu cpu/model clock clock/timer on_poweroff on_reboot on_crash
+    devices devices/disk devices/disk/driver devices/disk/source devices/disk/target devices/disk/readonly
+    devices/disk/boot devices/interface devices/interface/mac devices/interface/source devices/interface/target
+    devices/interface/model devices/interface/mtu devices/controller devices/serial devices/serial/log
+    devices/serial/target devices/console devices/console/target devices/channel devices/channel/target
+    devices/graphics devices/graphics/listen devices/video devices/video/model devices/rng devices/rng/backend
+    devices/memballoon
+"""
+ALLOWED: Final = frozenset(_ELEMENTS.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the host decided for its VMs once: how they run, and as which machine. The same for a whole pool's life."""
+
+    mode: Literal["kvm", "qemu"]
+    machine: str  # versioned ("pc-q35-7.2"), so that a newer QEMU goes on showing guests the machine they know
+    cpu_model: str
+    cache: Literal["none", "writeback"] = "none"
+
+
+def build_vm(
+    spec: InstanceSpec,
+    *,
+    token: int,
+    name: str | None,
+    machine: Machine,
+    features: frozenset[Feature],
+    settings: DriverSettings,
+    image: ImagePaths,
+    paths: InstancePaths,
+    bridges: tuple[str, ...],
+) -> etree._Element:
+    """Return the domain. `bridges` are those of `spec.nics`, in order; `name` keeps the one a defined domain has.
+
+    Raises Never("definition_refused").
+    """
+    domain = etree.Element("domain", type=machine.mode)
+    node(domain, "name", name or domain_name(spec))
+    node(domain, "uuid", spec.id)
+    node(domain, "metadata").append(metadata_element(spec, token))
+    node(domain, "memory", str(spec.memory_mib), unit="MiB")
+    node(domain, "currentMemory", str(spec.memory_mib), unit="MiB")
+    node(domain, "vcpu", str(spec.vcpus), placement="static")
+    if "cpu_shares" in features:
+        node(node(domain, "cputune"), "shares", str(spec.cpu_shares))
+    if "io_weight" in features:
+        node(node(domain, "blkiotune"), "weight", str(spec.io_weight))
+    _add_boot(domain, spec, machine, image)
+    _add_devices(node(domain, "devices"), spec, machine, paths, bridges)
+    check_allowed(domain, ALLOWED, directories=(settings.shared_dir, settings.local_dir), files=(RANDOM,))
+    return domain
+
+
+def _add_boot(domain: etree._Element, spec: InstanceSpec, machine: Machine, image: ImagePaths) -> None:
+    system = node(domain, "os")
+    node(system, "type", "hvm", arch="x86_64", machine=machine.machine)
+    if spec.disk.image.boot == "kernel":
+        node(system, "kernel", str(image.kernel))
+        node(system, "initrd", str(image.initrd))
+        node(system, "cmdline", spec.disk.image.kernel_args)
+    else:
+        node(system, "boot", dev="hd")
+    features = node(domain, "features")
+    node(features, "acpi")  # the power button
+    node(features, "apic")
+    add_processor(domain, machine)
+    clock = node(domain, "clock", offset="utc")
+    node(clock, "timer", name="rtc", tickpolicy="catchup")
+    node(clock, "timer", name="pit", tickpolicy="delay")
+    node(clock, "timer", name="hpet", present="no")
+    node(domain, "on_poweroff", "destroy")
+    node(domain, "on_reboot", "restart")
+    node(domain, "on_crash", "destroy")
+
+
+def add_processor(domain: etree._Element, machine: Machine) -> None:
+    """Append the processor: a named model, since a guest must find the same one on every host of its pool."""
+    if machine.cpu_model == HOST_PROCESSOR:
+        node(domain, "cpu", mode=HOST_PROCESSOR, check="none")
+        return
+    # check=none: translation lacks a few flags of every model, and says so by itself.
+    check = "partial" if machine.mode == "kvm" else "none"
+    node(node(domain, "cpu", mode="custom", match="exact", check=check), "model", machine.cpu_model, fallback="forbid")
+
+
+def _add_devices(
+    devices: etree._Element, spec: InstanceSpec, machine: Machine, paths: InstancePaths, bridges: tuple[str, ...]
+) -> None:
+    _add_disk(devices, str(paths.disk), "vda", format="qcow2", machine=machine)
+    seed = _add_disk(devices, str(paths.seed), "vdb", format="raw", machine=machine)
+    node(seed, "readonly")
+    for nic, bridge in zip(spec.nics, bridges, strict=True):
+        interface = node(devices, "interface", type_="bridge")
+        node(interface, "mac", address=nic.mac)
+        node(interface, "source", bridge=bridge)
+        node(interface, "target", dev=nic.device)
+        node(interface, "model", type_="virtio")
+        node(interface, "mtu", size=nic.network.mtu)
+    node(devices, "controller", type_="usb", model="none")
+    serial = node(devices, "serial", type_="pty")
+    node(serial, "log", file=str(paths.console), append="on")
+    node(serial, "target", port=0)
+    console = node(devices, "console", type_="pty")
+    node(console, "target", type_="serial", port=0)
+    channel = node(devices, "channel", type_="unix")
+    node(channel, "target", type_="virtio", name=AGENT_CHANNEL)
+    graphics = node(devices, "graphics", type_="vnc")
+    node(graphics, "listen", type_="socket", socket=str(paths.vnc))
+    node(node(devices, "video"), "model", type_="vga")
+    node(node(devices, "rng", model="virtio"), "backend", RANDOM, model="random")
+    node(devices, "memballoon", model="virtio")
+
+
+def _add_disk(devices: etree._Element, file: str, target: str, *, format: str, machine: Machine) -> etree._Element:
+    disk = node(devices, "disk", type_="file", device="disk")
+    driver = node(disk, "driver", name="qemu", type_=format, cache=machine.cache, discard="unmap")
+    if machine.cache == "none":
+        driver.set("io", "native")
+    node(disk, "source", file=file)
+    node(disk, "target", dev=target, bus="virtio")
+    return disk
