@@ -85,7 +85,10 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """One host as a snapshot saw it. `group_counts`: group id -> how many of its members are on this host."""
+    """One host as a snapshot saw it. `group_counts`: group id -> how many of its members are on this host.
+
+    A host whose load is not known has `load` 0.0; ValueError for one that is not finite, which would sort anywhere.
+    """
 
     id: str
     name: str
@@ -99,6 +102,10 @@ class HostState:
     traits: frozenset[str] = frozenset()
     load: float = 0.0
     group_counts: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.load):
+            raise ValueError(f"host {self.id}: load {self.load}")
 
 
 @dataclass(frozen=True, slots=True)

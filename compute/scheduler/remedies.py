@@ -5,6 +5,7 @@ A remedy never names a host: it may be shown to the tenant who was refused.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -108,7 +109,7 @@ def how_many(hosts: Sequence[HostState] | Snapshot, request: Request) -> int:
     """Return how many requests like this fit, one after another, whatever order the hosts are chosen in.
 
     Equal requests take equal room, so each host's number stands on its own and the sum does not depend on choices.
-    A request that asks for nothing counts once per host.
+    Of a request that asks for nothing any number fits where one does: the answer is `sys.maxsize`.
     """
     snapshot = hosts if isinstance(hosts, Snapshot) else Snapshot.from_hosts(hosts)
     rows: Counts = np.flatnonzero(failing_rows(snapshot, request) == 0)
@@ -118,8 +119,10 @@ def how_many(hosts: Sequence[HostState] | Snapshot, request: Request) -> int:
         if amount > 0:
             times = np.minimum(times, room(snapshot.capacity[resource], snapshot.used[resource])[rows] // amount)
     alone = request.group is not None and request.group_rule == "anti_affinity"
-    if alone or max(asked.values()) <= 0:
+    if alone:
         return len(rows)
+    if max(asked.values()) <= 0:
+        return sys.maxsize if len(rows) else 0
     return int(times.sum())
 
 

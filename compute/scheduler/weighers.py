@@ -73,13 +73,11 @@ def _pack_rows(snapshot: Snapshot, request: Request, rows: Counts) -> Shares:
 
 
 def _load(host: HostState, _: Request) -> float:
-    # A load that is not a number (no measurement) counts as idle in both paths: it compares greater than nothing.
-    return 1.0 - (min(host.load, 1.0) if host.load > 0.0 else 0.0)
+    return 1.0 - min(max(host.load, 0.0), 1.0)
 
 
 def _load_rows(snapshot: Snapshot, _: Request, rows: Counts) -> Shares:
-    load = snapshot.load[rows]
-    busy: Shares = np.where(load > 0.0, np.minimum(load, 1.0), 0.0)
+    busy = np.minimum(np.maximum(snapshot.load[rows], 0.0), 1.0)
     idle: Shares = 1.0 - busy
     return idle
 

@@ -1,0 +1,127 @@
+"""A decision as plain JSON data, complete: read back, it is ranked again to the very same result.
+
+All weights are written out, those of the named policy too, so that a record outlives a change of the defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from compute.scheduler.model import (
+    WEIGHER_NAMES,
+    Candidate,
+    HostState,
+    Inventory,
+    Policy,
+    Ranking,
+    Reason,
+    Refusal,
+    Request,
+    Resources,
+)
+from compute.scheduler.ranking import rank
+from compute.scheduler.snapshot import Snapshot
+
+DUMP_VERSION: Final = 1
+
+
+class DumpError(ValueError):
+    """Data that is no dump, or one written by a newer release."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What was asked, of which hosts, under which policy, and what came of it."""
+
+    hosts: tuple[HostState, ...]
+    request: Request
+    policy: Policy
+    ranking: Ranking
+
+
+def dump(hosts: Sequence[HostState] | Snapshot, request: Request, policy: Policy, ranking: Ranking) -> dict[str, Any]:
+    """Return the decision as JSON data. The same decision gives the same data, in whatever order the hosts came."""
+    rows = hosts.hosts if isinstance(hosts, Snapshot) else hosts
+    return {
+        "version": DUMP_VERSION,
+        "hosts": [_plain(host) for host in sorted(rows, key=lambda host: host.id)],
+        "request": _plain(request),
+        "policy": {"name": policy.name, "weights": {name: policy.weight(name) for name in WEIGHER_NAMES}},
+        "ranking": {
+            "candidates": [_plain(candidate) for candidate in ranking.candidates],
+            "refusals": [_plain(refusal) for refusal in ranking.refusals],
+            "tally": [list(pair) for pair in ranking.tally],
+            "reasons": [_plain(reason) for reason in ranking.reasons],
+        },
+    }
+
+
+def load(data: Mapping[str, Any]) -> Recording:
+    """Read what `dump` wrote, after any trip through JSON text. Raises DumpError."""
+    try:
+        if data["version"] != DUMP_VERSION:
+            raise DumpError(f"dump version {data['version']}; this release reads {DUMP_VERSION}")
+        ranking = data["ranking"]
+        return Recording(
+            hosts=tuple(_host(host) for host in data["hosts"]),
+            request=_request(data["request"]),
+            policy=Policy(data["policy"]["name"], dict(data["policy"]["weights"])),
+            ranking=Ranking(
+                candidates=tuple(Candidate(**candidate) for candidate in ranking["candidates"]),
+                refusals=tuple(Refusal(**{**item, "also": tuple(item["also"])}) for item in ranking["refusals"]),
+                tally=tuple((name, hosts) for name, hosts in ranking["tally"]),
+                reasons=tuple(Reason(**reason) for reason in ranking["reasons"]),
+            ),
+        )
+    except (KeyError, TypeError) as error:
+        raise DumpError(f"not a dump: {error!r}") from None
+
+
+def replay(data: Mapping[str, Any], *, policy: Policy | None = None) -> Ranking:
+    """Rank the dump's request on its hosts again, under its own policy or another. Raises DumpError.
+
+    Under its own policy the result equals `load(data).ranking`, float for float.
+    """
+    recording = load(data)
+    return rank(recording.hosts, recording.request, policy or recording.policy)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return dict(sorted(value.items()))
+    return value
+
+
+def _host(data: Mapping[str, Any]) -> HostState:
+    inventory = data["inventory"]
+    return HostState(
+        **{
+            **data,
+            "inventory": Inventory(
+                **{
+                    **inventory,
+                    "total": Resources(**inventory["total"]),
+                    "reserved": Resources(**inventory["reserved"]),
+                }
+            ),
+            "used": Resources(**data["used"]),
+            "modes": frozenset(data["modes"]),
+            "traits": frozenset(data["traits"]),
+        }
+    )
+
+
+def _request(data: Mapping[str, Any]) -> Request:
+    sets = ("required_traits", "forbidden_traits", "forbidden_hosts")
+    return Request(
+        **{**data, "resources": Resources(**data["resources"]), **{name: frozenset(data[name]) for name in sets}}
+    )

@@ -1,0 +1,85 @@
+"""Hypothesis strategies. Values are small and few on purpose: ties, full hosts and exact fits must be common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+
+from compute.scheduler.model import HostState, Inventory, Policy, Request, Resources
+
+POOLS = ("pool-a", "pool-b")
+TRAITS = ("numa", "ssd")
+GROUPS = ("blue", "green")
+IDS = tuple(f"host-{letter}" for letter in "abcdefgh")
+
+
+def amounts(*, most: int = 12, least: int = 0) -> st.SearchStrategy[Resources]:
+    one = st.integers(least, most)
+    return st.builds(Resources, vcpus=one, memory_mib=one, disk_gib=one)
+
+
+ratios = st.sampled_from([1.0, 1.15, 1.5, 2.0, 16.0, 0.3])
+
+inventories = st.builds(
+    Inventory,
+    total=amounts(),
+    reserved=amounts(most=3),
+    vcpu_ratio=ratios,
+    memory_ratio=ratios,
+    disk_ratio=ratios,
+)
+
+
+@st.composite
+def host_states(draw: st.DrawFn, *, host_id: str, in_service: bool = False) -> HostState:
+    states = st.just("enabled") if in_service else st.sampled_from(["enabled", "enabled", "draining", "disabled"])
+    observed = st.just("up") if in_service else st.sampled_from(["up", "up", "up", "down"])
+    return HostState(
+        id=host_id,
+        name=f"name-of-{host_id}",
+        pool_id=draw(st.sampled_from(POOLS)),
+        inventory=draw(inventories),
+        used=draw(amounts(most=9)),  # may be more than the capacity: a host that shrank
+        instances=draw(st.integers(0, 3)),
+        admin_state=draw(states),
+        observed_state=draw(observed),
+        modes=draw(st.sampled_from([frozenset({"kvm", "lxc"}), frozenset({"qemu"}), frozenset({"lxc"}), frozenset()])),
+        traits=draw(st.frozensets(st.sampled_from(TRAITS))),
+        load=draw(st.sampled_from([0.0, 0.1, 0.5, 1.0, 1.7, -0.2])),
+        group_counts=draw(st.dictionaries(st.sampled_from(GROUPS), st.integers(0, 3))),
+    )
+
+
+@st.composite
+def fleets(draw: st.DrawFn, *, least: int = 0, in_service: bool = False) -> list[HostState]:
+    """Hosts with different ids, in any order."""
+    ids = draw(st.lists(st.sampled_from(IDS), unique=True, min_size=least))
+    return [draw(host_states(host_id=host_id, in_service=in_service)) for host_id in ids]
+
+
+requests = st.builds(
+    Request,
+    kind=st.sampled_from(["vm", "container"]),
+    resources=amounts(),
+    pool_id=st.sampled_from([None, None, *POOLS]),
+    required_traits=st.sampled_from([frozenset[str](), frozenset[str](), frozenset({"ssd"}), frozenset(TRAITS)]),
+    forbidden_traits=st.sampled_from([frozenset[str](), frozenset[str](), frozenset({"numa"})]),
+    forbidden_hosts=st.sampled_from([frozenset[str](), frozenset[str](), frozenset(IDS[:2])]),
+    target_host=st.sampled_from([None, None, None, IDS[0], "host-unknown"]),
+    group=st.sampled_from([None, None, *GROUPS]),
+    group_rule=st.sampled_from(["anti_affinity", "soft_anti_affinity", "soft_affinity"]),
+    virt_mode=st.sampled_from([None, None, "kvm", "lxc"]),
+)
+
+policies = st.builds(
+    Policy,
+    name=st.sampled_from(["spread", "pack"]),
+    weights=st.dictionaries(
+        st.sampled_from(["spread", "pack", "load", "affinity"]), st.sampled_from([0.0, 1.0, -1.0, 0.1, 1 / 3, 7.5])
+    ),
+)
+
+
+def shuffled(hosts: Sequence[HostState]) -> st.SearchStrategy[list[HostState]]:
+    return st.permutations(list(hosts))

@@ -1,0 +1,179 @@
+"""Filters, weighers and the order of candidates, one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from compute.scheduler.filters import FILTERS
+from compute.scheduler.model import Candidate, HostState, Policy, Ranking, Reason, Refusal, Request
+from compute.scheduler.ranking import rank, rank_columns, rank_hosts
+from compute.scheduler.snapshot import Snapshot
+from compute.scheduler.weighers import WEIGHERS
+from tests.factories.scheduler import host, request, resources
+
+SPREAD, PACK = Policy("spread"), Policy("pack")
+
+
+def order(ranking: Ranking) -> list[str]:
+    return [candidate.host_id for candidate in ranking.candidates]
+
+
+# filter -> (a host that it refuses, the request, what it says it saw)
+REFUSED: dict[str, tuple[HostState, Request, str]] = {
+    "pool": (host(pool_id="pool-2"), replace(request(), pool_id="pool-1"), "pool-2"),
+    "target_host": (host("host-1"), replace(request(), target_host="host-2"), ""),
+    "forbidden": (host("host-1"), replace(request(), forbidden_hosts=frozenset({"host-1"})), ""),
+    "admin_state": (host(admin_state="draining"), request(), "draining"),
+    "observed_state": (host(observed_state="down"), request(), "down"),
+    "virt_mode": (host(modes=frozenset({"qemu", "kvm"})), request(kind="container"), "kvm, qemu"),
+    "traits": (
+        host(traits=frozenset({"loud"})),
+        replace(request(), required_traits=frozenset({"ssd"}), forbidden_traits=frozenset({"loud"})),
+        "lacks ssd, has loud",
+    ),
+    "anti_affinity": (host(group_counts={"web": 2}), replace(request(), group="web"), "2"),
+    "capacity_vcpus": (host(used=resources(8, 0, 0)), request(), ""),
+    "capacity_memory": (host(used=resources(0, 8192, 0)), request(), ""),
+    "capacity_disk": (host(used=resources(0, 0, 100)), request(), ""),
+}
+
+
+def test_every_filter_has_a_case_here() -> None:
+    assert list(REFUSED) == [item.name for item in FILTERS]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_filter_refuses_by_its_name_and_says_what_it_saw(name: str) -> None:
+    refused, wanted, seen = REFUSED[name]
+    for ranking in (
+        rank_hosts([refused], wanted, SPREAD),
+        rank_columns(Snapshot.from_hosts([refused]), wanted, SPREAD),
+    ):
+        (refusal,) = ranking.refusals
+        assert (refusal.filter, refusal.seen, refusal.also, refusal.host_name) == (name, seen, (), "HOST-1")
+        assert ranking.tally == ((name, 1),)
+        assert not ranking.candidates
+
+
+def test_capacity_refusal_carries_asked_free_margin_and_unit() -> None:
+    (refusal,) = rank([host(used=resources(0, 7680, 0))], request(1, 1024, 1), SPREAD).refusals
+    assert refusal == Refusal("host-1", "capacity_memory", 1024, 512, -512, "MiB", host_name="HOST-1")
+
+
+def test_refusal_names_the_first_filter_and_all_others() -> None:
+    (refusal,) = rank([host(admin_state="disabled", used=resources(8, 0, 100))], request(), SPREAD).refusals
+    assert (refusal.filter, refusal.also) == ("admin_state", ("capacity_vcpus", "capacity_disk"))
+
+
+def test_reasons_tell_states_apart_and_give_the_largest_room() -> None:
+    hosts = [
+        host("a", admin_state="draining"),
+        host("b", admin_state="disabled"),
+        host("c", used=resources(0, 8000, 0)),
+        host("d", used=resources(0, 7680, 0)),
+    ]
+    assert rank(hosts, request(), SPREAD).reasons == (
+        Reason("admin_state", 1, "disabled"),
+        Reason("admin_state", 1, "draining"),
+        Reason("capacity_memory", 2, "", 1024, 512, "MiB"),
+    )
+
+
+def test_container_needs_lxc_and_vm_needs_kvm_or_qemu() -> None:
+    hosts = [
+        host("c", modes=frozenset({"lxc"})),
+        host("k", modes=frozenset({"kvm"})),
+        host("q", modes=frozenset({"qemu"})),
+    ]
+    assert order(rank(hosts, request(kind="container"), SPREAD)) == ["c"]
+    assert order(rank(hosts, request(kind="vm"), SPREAD)) == ["k", "q"]
+    assert order(rank(hosts, replace(request(), virt_mode="kvm"), SPREAD)) == ["k"]
+
+
+def test_spread_prefers_the_emptiest_host_and_pack_the_fullest_that_fits() -> None:
+    hosts = [
+        host("empty"),
+        host("half", used=resources(4, 4096, 50)),
+        host("nearly", used=resources(7, 7168, 90)),
+        host("full", used=resources(8, 8192, 100)),
+    ]
+    assert order(rank(hosts, request(), SPREAD)) == ["empty", "half", "nearly"]
+    assert order(rank(hosts, request(), PACK)) == ["nearly", "half", "empty"]
+
+
+def test_spread_looks_at_the_resource_that_runs_out_first() -> None:
+    hosts = [host("no-disk-left", used=resources(0, 0, 85)), host("even", used=resources(4, 4096, 50))]
+    assert order(rank(hosts, request(), SPREAD)) == ["even", "no-disk-left"]
+
+
+def test_load_decides_between_hosts_that_are_equally_full() -> None:
+    assert order(rank([host("busy", load=0.9), host("calm", load=0.1)], request(), SPREAD)) == ["calm", "busy"]
+
+
+def test_soft_rules_prefer_but_do_not_refuse() -> None:
+    hosts = [host("a", group_counts={"web": 1}), host("b")]
+    wanted = replace(request(), group="web")
+    assert order(rank(hosts, replace(wanted, group_rule="soft_anti_affinity"), SPREAD)) == ["b", "a"]
+    assert order(rank(hosts, replace(wanted, group_rule="soft_affinity"), SPREAD)) == ["a", "b"]
+
+
+def test_ties_are_broken_by_id() -> None:
+    hosts = [host("c"), host("a"), host("b")]
+    assert order(rank(hosts, request(), SPREAD)) == ["a", "b", "c"]
+
+
+def test_weight_of_zero_turns_a_weigher_off() -> None:
+    busy, calm = host("a", load=1.0), host("b", load=0.0)
+    ranking = rank([busy, calm], request(), Policy("spread", {"load": 0.0}))
+    assert order(ranking) == ["a", "b"]
+    assert "load" not in ranking.candidates[0].contributions
+
+
+def test_unknown_policy_and_unknown_weigher_are_errors() -> None:
+    with pytest.raises(ValueError, match="unknown policy"):
+        Policy("random")
+    with pytest.raises(ValueError, match="known: spread"):
+        Policy("spread", {"speed": 1.0})
+    with pytest.raises(ValueError, match="nan"):
+        Policy("spread", {"load": float("nan")})
+
+
+def test_every_weigher_that_a_policy_can_name_exists() -> None:
+    assert [item.name for item in WEIGHERS] == ["spread", "pack", "load", "affinity"]
+
+
+def test_two_hosts_with_one_id_are_an_error() -> None:
+    with pytest.raises(ValueError, match="same id"):
+        rank_hosts([host("a"), host("a")], request(), SPREAD)
+    with pytest.raises(ValueError, match="same id"):
+        Snapshot.from_hosts([host("a"), host("a")])
+
+
+def test_no_hosts_rank_to_nothing() -> None:
+    assert rank([], request(), SPREAD) == Ranking((), (), ())
+    assert rank(Snapshot.from_hosts([]), request(), SPREAD) == Ranking((), (), ())
+
+
+def test_many_hosts_take_the_columns_and_give_what_the_objects_give() -> None:
+    hosts = [host(f"{number:04}", used=resources(number % 9, number * 7 % 8192, number % 101)) for number in range(300)]
+    assert rank(hosts, request(), SPREAD) == rank_hosts(hosts, request(), SPREAD)
+
+
+def test_lazy_sequences_index_slice_and_compare_like_tuples() -> None:
+    ranking = rank(Snapshot.from_hosts([host("a"), host("b"), host("c")]), request(), SPREAD)
+    listed = tuple(ranking.candidates)
+    assert all(isinstance(item, Candidate) for item in listed)
+    assert ranking.candidates[-1] == listed[2]
+    assert ranking.candidates[:2] == listed[:2]
+    assert ranking.candidates[::-1] == listed[::-1]
+    assert ranking.candidates == listed
+    assert ranking.candidates != listed[:2]
+    with pytest.raises(IndexError):
+        ranking.candidates[3]
+
+
+def test_load_that_is_not_a_number_is_an_error() -> None:
+    with pytest.raises(ValueError, match="load nan"):
+        host(load=float("nan"))

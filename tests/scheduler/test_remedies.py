@@ -1,0 +1,160 @@
+"""Remedies: what is offered works, nothing smaller does, and no host is named."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compute.scheduler.model import HostState, Policy, Request
+from compute.scheduler.ranking import rank
+from compute.scheduler.remedies import Change, apply, how_many, remedies
+from compute.scheduler.snapshot import Snapshot
+from tests.factories.scheduler import host, request, resources
+from tests.scheduler.strategies import fleets, policies, requests
+
+SPREAD = Policy("spread")
+
+
+def works(hosts: list[HostState], wanted: Request, policy: Policy, changes: tuple[Change, ...]) -> bool:
+    changed, _ = apply(wanted, changes)
+    return bool(rank(hosts, changed, policy).candidates)
+
+
+def one_more(change: Change) -> Change | None:
+    """The change that asks one unit more than offered (so: changes less), if that is still a change."""
+    if change.kind != "less" or change.to is None or change.asked is None or change.to + 1 >= change.asked:
+        return None
+    return replace(change, to=change.to + 1)
+
+
+@given(fleets(), requests, policies)
+def test_offered_remedies_make_it_fit_and_no_proper_part_of_them_does(
+    hosts: list[HostState], wanted: Request, policy: Policy
+) -> None:
+    for remedy in remedies(hosts, wanted, policy):
+        assert works(hosts, wanted, policy, remedy.changes)
+        for size in range(len(remedy.changes)):
+            for part in combinations(remedy.changes, size):
+                assert not works(hosts, wanted, policy, part)
+
+
+@given(fleets(), requests, policies)
+def test_asking_one_unit_more_than_offered_is_refused(hosts: list[HostState], wanted: Request, policy: Policy) -> None:
+    for remedy in remedies(hosts, wanted, policy):
+        for place, change in enumerate(remedy.changes):
+            more = one_more(change)
+            if more is not None:
+                changes = (*remedy.changes[:place], more, *remedy.changes[place + 1 :])
+                assert not works(hosts, wanted, policy, changes)
+
+
+@given(fleets(in_service=True, least=1), requests, policies)
+def test_a_refusal_that_any_change_could_heal_is_offered_a_remedy(
+    hosts: list[HostState], wanted: Request, policy: Policy
+) -> None:
+    """Hosts in service with room for the least possible amounts, not ruled out by name: one of them can be reached."""
+    bare = replace(
+        wanted,
+        resources=resources(*(min(1, amount) for amount in asdict(wanted.resources).values())),
+        pool_id=None,
+        required_traits=frozenset(),
+        forbidden_traits=frozenset(),
+        target_host=None,
+        virt_mode=None,
+        group_rule="soft_anti_affinity",
+    )
+    if rank(hosts, bare, policy).candidates and not rank(hosts, wanted, policy).candidates:
+        assert remedies(hosts, wanted, policy)
+
+
+@given(fleets(), requests, policies, st.integers(2, 6))
+def test_remedies_for_a_batch_make_the_whole_batch_fit(
+    hosts: list[HostState], wanted: Request, policy: Policy, count: int
+) -> None:
+    for remedy in remedies(hosts, wanted, policy, count=count):
+        changed, number = apply(wanted, remedy.changes, count)
+        assert placed_one_by_one(hosts, changed, policy, number) == number
+        for place, change in enumerate(remedy.changes):
+            more = replace(change, to=change.to + 1) if change.kind == "fewer" and change.to else one_more(change)
+            if more is not None:
+                changes = (*remedy.changes[:place], more, *remedy.changes[place + 1 :])
+                changed, number = apply(wanted, changes, count)
+                assert placed_one_by_one(hosts, changed, policy, number) < number
+
+
+@given(fleets(), requests, policies)
+def test_how_many_is_what_placing_one_by_one_reaches(hosts: list[HostState], wanted: Request, policy: Policy) -> None:
+    assert placed_one_by_one(hosts, wanted, policy, 200) == min(200, how_many(hosts, wanted))
+
+
+def placed_one_by_one(hosts: list[HostState], wanted: Request, policy: Policy, most: int) -> int:
+    snapshot = Snapshot.from_hosts(hosts)
+    for number in range(most):
+        candidates = rank(snapshot, wanted, policy).candidates
+        if not candidates:
+            return number
+        snapshot = snapshot.after(candidates[0].host_id, wanted.resources, group=wanted.group)
+    return most
+
+
+@given(fleets(), requests, policies, st.integers(1, 3))
+def test_no_remedy_names_a_host(hosts: list[HostState], wanted: Request, policy: Policy, count: int) -> None:
+    for remedy in remedies(hosts, wanted, policy, count=count):
+        text = repr(asdict(remedy))
+        assert not any(item.id in text or item.name in text for item in hosts)
+
+
+def test_less_memory_is_offered_down_to_the_largest_room() -> None:
+    hosts = [host("a", used=resources(0, 8192 - 512, 0)), host("b", used=resources(0, 8192 - 768, 0))]
+    (remedy,) = remedies(hosts, request(1, 1024, 10), SPREAD)
+    assert remedy.changes == (Change("less", "memory_mib", 1024, 768, "MiB"),)
+    assert remedy.sentence == "Ask for at most 768 MiB of memory instead of 1024."
+
+
+def test_another_pool_is_offered_by_its_name_when_its_hosts_are_known() -> None:
+    hosts = [host("a", used=resources(8, 0, 0)), host("b", pool_id="pool-2")]
+    (remedy,) = remedies(hosts, replace(request(), pool_id="pool-1"), SPREAD, pool_names={"pool-2": "archive"})
+    assert remedy.changes == (Change("pool", pool="pool-2"),)
+    assert remedy.sentence == "Use the pool archive."
+
+
+def test_two_changes_are_offered_together_where_neither_suffices_alone() -> None:
+    hosts = [host("a", used=resources(0, 8000, 95))]
+    (remedy,) = remedies(hosts, request(1, 1024, 10), SPREAD)
+    assert [(change.resource, change.to) for change in remedy.changes] == [("memory_mib", 192), ("disk_gib", 5)]
+    assert remedy.sentence == (
+        "Ask for at most 192 MiB of memory instead of 1024 and ask for at most 5 GiB of disk instead of 10."
+    )
+
+
+def test_nothing_is_offered_where_only_an_operator_can_help() -> None:
+    hosts = [host("a", admin_state="draining"), host("b", observed_state="down"), host("c", modes=frozenset({"lxc"}))]
+    assert remedies(hosts, request(), SPREAD) == ()
+
+
+def test_nothing_is_offered_for_a_request_that_fits() -> None:
+    assert remedies([host("a")], request(), SPREAD) == ()
+
+
+def test_a_batch_too_large_is_offered_fewer_or_smaller() -> None:
+    hosts = [host("a"), host("b")]  # 8 vCPU, 8,192 MiB, 100 GiB each
+    found = {remedy.changes[0].kind: remedy for remedy in remedies(hosts, request(1, 4096, 1), SPREAD, count=5)}
+    assert found["fewer"].changes[0].to == 4
+    assert found["fewer"].sentence == "Ask for 4 instances instead of 5."
+    assert found["less"].changes[0].to == 8192 // 3
+
+
+def test_a_group_kept_apart_on_too_few_hosts_is_offered_the_soft_rule() -> None:
+    hosts = [host("a", group_counts={"web": 1})]
+    (remedy,) = remedies(hosts, replace(request(), group="web"), SPREAD)
+    assert remedy.changes == (Change("soft_group"),)
+
+
+def test_a_missing_trait_is_named_and_only_the_missing_one() -> None:
+    hosts = [host("a", traits=frozenset({"ssd"}))]
+    wanted = replace(request(), required_traits=frozenset({"ssd", "numa"}))
+    (remedy,) = remedies(hosts, wanted, SPREAD)
+    assert remedy.changes == (Change("without_traits", traits=("numa",)),)
