@@ -13,6 +13,36 @@ need_tools() { # need_tools PROGRAM...: stop early, with the package list named,
     done
 }
 
+lock_output() { # lock_output OUTDIR NAME: one builder of an image at a time; removes what a killed one left behind
+    exec 9>"$1/.$2.lock"
+    flock 9
+    rm -rf --one-file-system "$1/.$2".??????
+}
+
+recipe_of() { # recipe_of CACHE PACKAGE... -- FILE...: a checksum of all that goes into an image
+    local cache=$1 argument packages=yes
+    shift
+    for argument in "$@"; do
+        if [ "$argument" = -- ]; then
+            packages=no
+        elif [ "$packages" = yes ]; then
+            readlink "$cache/$argument.deb"
+        else
+            (cd "$HERE" && find "$argument" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum)
+        fi
+    done | sha256sum | cut -d ' ' -f 1
+}
+
+stop_if_built() { # stop_if_built MANIFEST RECIPE: ends the builder, successfully, when the same image is there already
+    local directory=${1%/*} path
+    grep -qs "\"recipe\": \"$2\"" "$1" || return 0
+    for path in $(sed -n 's/.*"path": "\([^"]*\)", "sha256": "\([^"]*\)".*/\1/p' "$1"); do
+        [ "$(file_sha256 "$directory/$path")" = "$(sed -n "s/.*\"path\": \"$path\", \"sha256\": \"\([^\"]*\)\".*/\1/p" "$1")" ] || return 0
+    done
+    say "nothing to do: $1 is of these packages and scripts"
+    exit 0
+}
+
 fetch_packages() { # fetch_packages CACHE PACKAGE...: the candidate version of each as CACHE/PACKAGE.deb
     local cache=$1 package file
     shift

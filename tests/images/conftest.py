@@ -17,12 +17,18 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BUILDERS = REPOSITORY / "deploy" / "images"
 
 
-def build(name: str, directory: Path) -> None:
-    """Run one image builder. Its downloads are shared with those of the installed cloud, where there is one."""
+def build_environment() -> dict[str, str]:
+    """Return an environment in which downloads are shared with those of the installed cloud, where there is one."""
     state = Path(os.environ.get("CENOTE_STATE_DIR") or REPOSITORY / "var")
-    environment = {**os.environ, "CACHE": str(state / "images" / ".cache")}
-    done = subprocess.run([BUILDERS / name, directory], env=environment, capture_output=True, text=True, check=False)
+    return {**os.environ, "CACHE": str(state / "images" / ".cache")}
+
+
+def build(name: str, directory: Path) -> str:
+    """Run one image builder; return what it said."""
+    command = [BUILDERS / name, directory]
+    done = subprocess.run(command, env=build_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @pytest.fixture(scope="session")

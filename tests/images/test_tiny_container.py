@@ -70,7 +70,9 @@ def test_reboot_brings_it_back(container: TinyContainer, how: str) -> None:
     assert container.ssh("md5sum </etc/dropbear/ed25519") == host_key
 
 
-def test_poweroff_from_inside_stops_it(container: TinyContainer) -> None:
-    container.ssh("poweroff")
+@pytest.mark.parametrize("command", ["poweroff", "shutdown -h now", "kill -PWR 1", "kill -INT 1", "kill -37 1"])
+def test_poweroff_from_inside_stops_it(container: TinyContainer, command: str) -> None:
+    """37 is RTMIN+3, systemd's signal for halting."""
+    container.ssh(command)
     container.wait_for_end()
     container.start()

@@ -39,7 +39,7 @@ def root(pristine: Path, tmp_path: Path) -> Path:
 def apply(root: Path, meta: str, user: str) -> str:
     """Apply a seed in the tree; return what would be said on the console."""
     write_directory(root / SEED, meta, user)
-    command = ["chroot", root, "/usr/bin/lua5.4", "/usr/lib/cenote/seed.lua", f"/{SEED}"]
+    command: list[str | Path] = ["chroot", root, "/usr/bin/lua5.4", "/usr/lib/cenote/seed.lua", f"/{SEED}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     return done.stdout

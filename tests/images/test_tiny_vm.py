@@ -26,14 +26,17 @@ runcmd:
 """
 
 
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def test_manifest_names_files_with_their_checksums(vm_image: Path) -> None:
     manifest = json.loads((vm_image / "tiny.json").read_text())
     assert manifest["name"] == "tiny"
     assert manifest["boot"] == "kernel"
     for entry in manifest["files"].values():
-        data = (vm_image / entry["path"]).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == entry["sha256"]
-        assert len(data) == entry["size_bytes"]
+        assert sha256(vm_image / entry["path"]) == entry["sha256"]
+        assert (vm_image / entry["path"]).stat().st_size == entry["size_bytes"]
 
 
 def test_disk_stands_alone(vm_image: Path) -> None:
@@ -57,6 +60,10 @@ def test_boots_in_seconds_and_takes_its_seed(vm_image: Path, tmp_path: Path, key
         assert vm.ssh("id -u", user="cenote") == "1000"
         assert vm.ssh("doas id -u", user="cenote") == "0"
         assert vm.ssh("cat /etc/motto; stat -c %a /etc/motto; cat /root/words") == "so be it\n640\ntwo words"
+        copy: list[str | Path] = ["scp", "-q", "-i", key, "-P", str(vm.port), "-o", "StrictHostKeyChecking=no"]
+        copy += ["-o", "UserKnownHostsFile=/dev/null", vm_image / "tiny.json", "cenote@127.0.0.1:copied"]
+        subprocess.run(copy, check=True, timeout=30)
+        assert vm.ssh("sha256sum </home/cenote/copied")[:64] == sha256(vm_image / "tiny.json")
         assert "web-1 login:" in vm.console_text()
         # 256 MiB in the image, 1 GiB on this disk.
         assert int(vm.ssh("df -m / | awk 'END { print $2 }'")) > 900

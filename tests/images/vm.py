@@ -30,7 +30,19 @@ class TinyVm:
         disk = directory / "disk.qcow2"
         if not disk.exists():
             base = image / "tiny.qcow2"
-            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, disk, "1G"]
+            command: list[str | Path] = [
+                "qemu-img",
+                "create",
+                "-q",
+                "-f",
+                "qcow2",
+                "-F",
+                "qcow2",
+                "-b",
+                base,
+                disk,
+                "1G",
+            ]
             subprocess.run(command, check=True)
 
     def __enter__(self) -> Self:
