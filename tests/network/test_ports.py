@@ -13,7 +13,7 @@ import pytest
 from compute.node.drivers.base import Never, RetryLater
 from compute.node.network.names import bridge_name, gateway_mac, vxlan_name
 from compute.node.network.records import find_port
-from compute.wire import NetworkSpec
+from compute.wire import NetworkSpec, NicSpec
 from tests.network.topology import Guest, Host, Lab
 
 pytestmark = pytest.mark.lab
@@ -254,10 +254,43 @@ def test_others_things_on_the_host_are_left_alone(lab: Lab, network: NetworkSpec
 
 def test_two_ports_never_share_an_address(lab: Lab, network: NetworkSpec) -> None:
     host = lab.hosts[0]
-    host.call("ensure_port", lab.nic(network, 80))
+    first = lab.guest(host, lab.nic(network, 80))
+    second = dataclasses.replace(lab.nic(network, 81), address=first.address)
     with pytest.raises(RetryLater) as caught:
-        host.call("ensure_port", dataclasses.replace(lab.nic(network, 81), address=lab.nic(network, 80).address))
+        host.call("ensure_port", second)
     assert caught.value.code == "address_in_use"
+    assert first.ping(network.gateway)
+    first.unplug()
+    host.call("ensure_port", second)
+    heir = Guest(lab, host, second)
+    heir.configure()
+    assert heir.ping(network.gateway)
+    assert host.call("find_port", first.address).device == second.device
+    assert f'"{first.device}"' not in host.run("nft", "list", "ruleset")
+
+
+def test_restore_forgets_only_what_is_long_gone(lab: Lab, network: NetworkSpec) -> None:
+    host = lab.hosts[0]
+    hosts = [h.underlay for h in lab.hosts]
+    manager = host.add_worker(dataclasses.replace(host.settings, leftover_seconds=0.3))
+
+    def restore(*nics: NicSpec) -> set[str]:
+        manager.send("restore", [network], hosts, list(nics))
+        manager.answer()
+        return {port.device for port in host.call("list_ports")}
+
+    gone, fresh, wanted = (lab.nic(network, number) for number in (86, 87, 88))
+    alive = lab.guest(host, lab.nic(network, 89))
+    host.call("ensure_port", gone)
+    host.call("ensure_port", wanted)
+    assert restore(wanted) >= {gone.device, wanted.device, alive.device}, "an answer may be older than an ensure"
+    time.sleep(0.4)
+    host.call("ensure_port", fresh)
+    left = restore(wanted)
+    assert gone.device not in left
+    assert left >= {fresh.device, wanted.device, alive.device}
+    assert f'"{gone.device}"' not in host.run("nft", "list", "ruleset")
+    manager.end()
 
 
 def test_network_larger_than_the_underlay_is_refused(lab: Lab) -> None:
@@ -266,6 +299,19 @@ def test_network_larger_than_the_underlay_is_refused(lab: Lab) -> None:
         lab.hosts[0].call("ensure_network", spec)
     assert caught.value.code == "underlay_mtu"
     lab.hosts[0].call("remove_network", spec.id)
+
+
+def test_directory_closed_to_the_dhcp_server_is_told(lab: Lab, network: NetworkSpec) -> None:
+    host = lab.hosts[0]
+    os.kill(int((host.run_dir / network.id / "dnsmasq.pid").read_text()), 9)
+    host.run_dir.chmod(0o700)
+    try:
+        with pytest.raises(RetryLater) as caught:
+            host.call("ensure_port", lab.nic(network, 83))
+        assert caught.value.code == "dhcp_unreadable"
+    finally:
+        host.run_dir.chmod(0o755)
+    host.call("ensure_port", lab.nic(network, 83))
 
 
 def test_port_found_by_address(lab: Lab, network: NetworkSpec) -> None:

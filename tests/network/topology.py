@@ -32,8 +32,8 @@ class Host:
         lab.plug(self.namespace, number, f"{self.underlay}/24")
         self.worker = self.add_worker()
 
-    def add_worker(self) -> Worker:
-        return Worker(self.namespace, self.settings)
+    def add_worker(self, settings: NetworkSettings | None = None) -> Worker:
+        return Worker(self.namespace, settings or self.settings)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a PortManager method in this host. Raises the DriverError that it raised."""

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,25 +81,34 @@ class DhcpServer:
         config = self._dir / f"dnsmasq-{hashlib.sha256(text.encode()).hexdigest()[:12]}.conf"
         hosts, wanted = self._dir / "hosts", hosts_text(ports)
         make_directory(self._dir)
-        changed = not hosts.exists() or hosts.read_text() != wanted
-        if changed:
+        if not hosts.exists() or hosts.read_text() != wanted:
             write_file(hosts, wanted)
         pid = self._recorded_pid()
         if pid and _command_of(pid) == self._command(config) and not self._lease_in_the_way(ports):
-            # Also when unchanged: a crash between writing the file and the signal would leave the server without it.
-            self._reload(pid, self._command(config), ports)
+            # Asked of the note and not of the file: a crash between writing the file and the signal must not go unseen.
+            if self._told() != _told_note(pid, wanted):
+                self._reload(pid, self._command(config), ports)
+                write_file(self._dir / "told", _told_note(pid, wanted))
             return
+        self._check_reachable()
         self._stop_all()
         for old in self._dir.glob("dnsmasq-*.conf"):
             old.unlink(missing_ok=True)
         write_file(config, text)
         self._remember(ports, fresh=True)
         run(*self._command(config))
+        write_file(self._dir / "told", _told_note(self._recorded_pid(), wanted))
 
     def remove(self) -> None:
         """Ensure that no server runs and no file is left."""
         self._stop_all()
         shutil.rmtree(self._dir, ignore_errors=True)
+
+    def _check_reachable(self) -> None:
+        """The server gives root up and then reads the hosts file: were it unable to, no guest would get an address."""
+        for directory in (self._dir, *self._dir.absolute().parents):
+            if not directory.stat().st_mode & stat.S_IXOTH:
+                raise RetryLater("dhcp_unreadable", f"{directory} is closed to the user {self._settings.dnsmasq_user}")
 
     def _command(self, config: Path) -> list[str]:
         return ["dnsmasq", f"--conf-file={config}"]
@@ -144,6 +154,12 @@ class DhcpServer:
         given = self._given()
         return any(given.get(port.address, port.mac) != port.mac for port in ports)
 
+    def _told(self) -> str:
+        try:
+            return (self._dir / "told").read_text()
+        except (OSError, ValueError):
+            return ""
+
     def _given(self) -> dict[str, str]:
         try:
             return {str(k): str(v) for k, v in json.loads((self._dir / "given.json").read_text()).items()}
@@ -180,6 +196,10 @@ class DhcpServer:
             return
         finally:
             os.close(handle)
+
+
+def _told_note(pid: int, hosts: str) -> str:
+    return f"{pid} {hashlib.sha256(hosts.encode()).hexdigest()}"
 
 
 def _processes() -> Iterator[int]:

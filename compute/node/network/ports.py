@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import time
 from collections.abc import Iterable
 
 from compute.node.drivers.base import DriverError, Never, RetryLater
@@ -30,6 +31,7 @@ class PortManager:
             names.check_address(settings.underlay_address)
         self._settings = settings
         self._records = Records(settings.run_dir, settings.lock_seconds)
+        self._idle_since: dict[str, float] = {}
 
     # -- networks
 
@@ -86,18 +88,19 @@ class PortManager:
         Raises Never("port_invalid") and what ensure_network does, RetryLater("address_in_use") while another port
         has the address or the MAC.
         """
-        names.check_port(nic)
-        port = PortRecord(nic.device, nic.mac, nic.address, nic.port_id, nic.network.id)
+        port = _record(nic)
         with self._records.locked():
             before = self._records.read()
-            state = _admit(before, nic.network)
-            _refuse_twin(state, port)
-            state = state.with_port(port)
+            cleared = _admit(before, nic.network)
+            for rival in _rivals(cleared, port):
+                # The control plane gives an address away once it is free: a rival without a device is a leftover.
+                if links.index_of(rival.device):
+                    raise _in_use(port, [rival])
+                cleared = cleared.without_port(rival.device)
+            state = cleared.with_port(port)
             if state != before:
                 self._records.write(state)
-            known = (
-                self._is_built(nic.network) and before.networks.get(nic.network.id) == state.networks[nic.network.id]
-            )
+            known = cleared == before and self._is_built(nic.network)
             if known and before.ports.get(nic.device, port) == port:
                 self._filter(state, change=rules.port_added(port, vxlan_port=self._settings.vxlan_port))
                 self._serve(state, nic.network)
@@ -149,26 +152,26 @@ class PortManager:
     def restore(self, networks: Iterable[NetworkSpec], addresses: Iterable[str], ports: Iterable[NicSpec]) -> None:
         """Bring back what nodeapi's `GET network` says, after a reboot or a start.
 
-        `addresses` are the underlay addresses of all hosts. It adds and mends but takes nothing away: the answer may be
-        older than a port that was ensured meanwhile. One bad item does not hinder the others; the first error is raised
-        at the end.
+        `addresses` are the underlay addresses of all hosts. It adds and mends; it takes away only ports that have had
+        no device and no place in the answers for a minute, since an answer may be older than a port that was ensured
+        or removed meanwhile. One bad item does not hinder the others; the first error is raised at the end.
         """
         errors: list[DriverError] = []
-        peers = self._peers(addresses)
+        peers, wanted = self._peers(addresses), tuple(ports)
         with self._records.locked():
-            state = self._records.read()
+            state = self._without_leftovers(self._records.read(), {nic.device for nic in wanted})
             for network in networks:
                 try:
                     names.check_network(network)
                     state = _admit(state, network).with_network(NetworkRecord(network, peers))
                 except DriverError as error:
                     errors.append(error)
-            for nic in ports:
+            for nic in wanted:
                 try:
-                    names.check_port(nic)
-                    port = PortRecord(nic.device, nic.mac, nic.address, nic.port_id, nic.network.id)
+                    port = _record(nic)
                     state = _admit(state, nic.network)
-                    _refuse_twin(state, port)
+                    if rivals := _rivals(state, port):
+                        raise _in_use(port, rivals)
                     state = state.with_port(port)
                 except DriverError as error:
                     errors.append(error)
@@ -186,6 +189,15 @@ class PortManager:
             raise errors[0]
 
     # -- parts; all run under the lock
+
+    def _without_leftovers(self, state: State, wanted: set[str]) -> State:
+        now = time.monotonic()
+        idle = {device for device in state.ports if device not in wanted and not links.index_of(device)}
+        self._idle_since = {device: self._idle_since.get(device, now) for device in idle}
+        for device, since in self._idle_since.items():
+            if now - since > self._settings.leftover_seconds:
+                state = state.without_port(device)
+        return state
 
     def _mend(self, state: State) -> list[DriverError]:
         errors: list[DriverError] = []
@@ -253,10 +265,19 @@ def _admit(state: State, network: NetworkSpec) -> State:
     return state.with_network(NetworkRecord(network) if known is None else dataclasses.replace(known, spec=network))
 
 
-def _refuse_twin(state: State, port: PortRecord) -> None:
-    """Raise RetryLater("address_in_use") when another port has the address or MAC: it may be on its way out."""
-    for other in state.ports_of(port.network_id):
-        if other.device != port.device and (other.address == port.address or other.mac == port.mac):
-            raise RetryLater(
-                "address_in_use", f"{port.address}, {port.mac}: {other.device} has {other.address}, {other.mac}"
-            )
+def _rivals(state: State, port: PortRecord) -> tuple[PortRecord, ...]:
+    return tuple(
+        other
+        for other in state.ports_of(port.network_id)
+        if other.device != port.device and (other.address == port.address or other.mac == port.mac)
+    )
+
+
+def _in_use(port: PortRecord, rivals: Iterable[PortRecord]) -> RetryLater:
+    devices = ", ".join(rival.device for rival in rivals)
+    return RetryLater("address_in_use", f"{port.device}: {port.address} or {port.mac} is still used by {devices}")
+
+
+def _record(nic: NicSpec) -> PortRecord:
+    names.check_port(nic)
+    return PortRecord(nic.device, nic.mac, nic.address, nic.port_id, nic.network.id)

@@ -23,3 +23,4 @@ class NetworkSettings:
     lease_seconds: int = 7 * 86400
     dnsmasq_user: str = "dnsmasq"
     lock_seconds: float = 10.0
+    leftover_seconds: float = 60.0
