@@ -10,7 +10,7 @@ from celery import Celery
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cloud.settings")
 
-from django.conf import settings  # noqa: E402  settings need the variable above
+from django.conf import settings
 
 app = Celery("cenote")
 app.conf.update(

@@ -48,7 +48,9 @@ ATOMIC_REQUESTS = False
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 BROKER_URL = env.str("CENOTE_REDIS_URL", default="")
-NODE_BROKER_URL = env.str("CENOTE_NODE_BROKER_URL", default="")  # template for hosts: {user} and {password} are filled in
+NODE_BROKER_URL = env.str(
+    "CENOTE_NODE_BROKER_URL", default=""
+)  # template for hosts: {user} and {password} are filled in
 CA_DIR = Path(env.str("CENOTE_CA_DIR", default=str(STATE_DIR / "ca")))
 STORAGE_DIR = Path(env.str("CENOTE_STORAGE_DIR", default=str(STATE_DIR / "shared")))
 
@@ -187,6 +189,10 @@ SPECTACULAR_SETTINGS = {
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "cloud.api.schema.add_problems",
+    ],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",

@@ -52,9 +52,9 @@ def submit(
     Otherwise an open operation is an error. Raises OperationInProgress with `operation_id`.
     """
     open_now = list(
-        Operation.objects.filter(target_type=target_type, target_id=target_id, state__in=states.OPERATION_OPEN).values_list(
-            "id", "kind", "state"
-        )
+        Operation.objects.filter(
+            target_type=target_type, target_id=target_id, state__in=states.OPERATION_OPEN
+        ).values_list("id", "kind", "state")
     )
     if open_now and not queue_behind:
         raise OperationInProgress(

@@ -3,8 +3,9 @@
 import django.contrib.postgres.fields
 import django.db.models.deletion
 import django.db.models.manager
-import tenants.models.ids
 from django.db import migrations, models
+
+import tenants.models.ids
 
 
 class Migration(migrations.Migration):

@@ -23,7 +23,9 @@ class Flavor(models.Model):
     class Meta:
         ordering = ["vcpus", "memory_mib", "name"]
         constraints = [
-            models.CheckConstraint(condition=Q(vcpus__gte=1, memory_mib__gte=16, disk_gib__gte=1), name="flavor_has_a_size"),
+            models.CheckConstraint(
+                condition=Q(vcpus__gte=1, memory_mib__gte=16, disk_gib__gte=1), name="flavor_has_a_size"
+            ),
         ]
 
     def __str__(self) -> str:

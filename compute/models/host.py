@@ -41,7 +41,9 @@ class Host(models.Model):
 
     modes = ArrayField(models.CharField(max_length=8), default=list, blank=True, help_text="kvm, qemu, lxc, as proved")
     traits = ArrayField(models.CharField(max_length=63), default=list, blank=True)
-    facts = models.JSONField(default=dict, blank=True, help_text="versions, CPU model, cgroup version: wire.HostInventory")
+    facts = models.JSONField(
+        default=dict, blank=True, help_text="versions, CPU model, cgroup version: wire.HostInventory"
+    )
     proof = models.JSONField(default=dict, blank=True, help_text="last enrolment proof: wire.HostProof")
     proved_at = models.DateTimeField(null=True, blank=True)
 
@@ -62,7 +64,9 @@ class Host(models.Model):
         indexes = [models.Index(fields=["pool", "admin_state", "observed_state"], name="host_pool_states")]
         constraints = [
             models.CheckConstraint(condition=Q(used_vcpus__lte=F("ceiling_vcpus")), name="host_vcpus_never_over"),
-            models.CheckConstraint(condition=Q(used_memory_mib__lte=F("ceiling_memory_mib")), name="host_memory_never_over"),
+            models.CheckConstraint(
+                condition=Q(used_memory_mib__lte=F("ceiling_memory_mib")), name="host_memory_never_over"
+            ),
             models.CheckConstraint(condition=Q(used_disk_gib__lte=F("ceiling_disk_gib")), name="host_disk_never_over"),
         ]
 
@@ -75,7 +79,9 @@ class JoinToken(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     pool = models.ForeignKey(Pool, on_delete=models.CASCADE)
-    name = models.CharField(max_length=63, blank=True, help_text="the host name it is bound to; blank: the machine's own")
+    name = models.CharField(
+        max_length=63, blank=True, help_text="the host name it is bound to; blank: the machine's own"
+    )
     token_hash = models.CharField(max_length=64, unique=True)
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True, blank=True)

@@ -41,16 +41,22 @@ class Instance(TenantOwned):
 
     class Meta(TenantOwned.Meta):
         indexes = [
-            models.Index(fields=["tenant", "-created_at", "-id"], condition=~Q(state="deleted"), name="instance_tenant_live"),
+            models.Index(
+                fields=["tenant", "-created_at", "-id"], condition=~Q(state="deleted"), name="instance_tenant_live"
+            ),
             models.Index(fields=["host"], condition=~Q(state="deleted"), name="instance_host_live"),
-            models.Index(fields=["state"], condition=Q(state__in=["building", "deleting", "error"]), name="instance_unsettled"),
+            models.Index(
+                fields=["state"], condition=Q(state__in=["building", "deleting", "error"]), name="instance_unsettled"
+            ),
         ]
         constraints = [
             models.CheckConstraint(
-                condition=Q(state__in=["building", "active", "error", "failed", "deleting", "deleted"]), name="instance_state_known"
+                condition=Q(state__in=["building", "active", "error", "failed", "deleting", "deleted"]),
+                name="instance_state_known",
             ),
             models.CheckConstraint(
-                condition=Q(state__in=["failed", "deleting", "deleted"]) | Q(host__isnull=False), name="instance_has_its_host"
+                condition=Q(state__in=["failed", "deleting", "deleted"]) | Q(host__isnull=False),
+                name="instance_has_its_host",
             ),
         ]
 

@@ -38,7 +38,11 @@ class Operation(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(fields=["next_attempt_at"], condition=Q(state__in=["pending", "running", "unwinding"]), name="operation_due"),
+            models.Index(
+                fields=["next_attempt_at"],
+                condition=Q(state__in=["pending", "running", "unwinding"]),
+                name="operation_due",
+            ),
             models.Index(fields=["tenant", "-created_at", "-id"], name="operation_tenant_newest"),
             models.Index(fields=["target_id", "-created_at"], name="operation_target"),
         ]
@@ -53,7 +57,9 @@ class Operation(models.Model):
                 name="operation_one_running_per_target",
             ),
             models.UniqueConstraint(
-                fields=["target_type", "target_id"], condition=Q(state="pending"), name="operation_one_pending_per_target"
+                fields=["target_type", "target_id"],
+                condition=Q(state="pending"),
+                name="operation_one_pending_per_target",
             ),
         ]
 

@@ -15,7 +15,9 @@ class Pool(models.Model):
     memory_ratio = models.FloatField(default=1.0)
     disk_ratio = models.FloatField(default=1.0)
     policy = models.CharField(max_length=16, default="spread", choices=[("spread", "spread"), ("pack", "pack")])
-    shared_storage_id = models.CharField(max_length=64, blank=True, help_text="marker of the storage all hosts must see")
+    shared_storage_id = models.CharField(
+        max_length=64, blank=True, help_text="marker of the storage all hosts must see"
+    )
     version = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -23,7 +25,8 @@ class Pool(models.Model):
         ordering = ["name"]
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(vcpu_ratio__gte=1, memory_ratio__gte=1, disk_ratio__gte=1), name="pool_ratios_at_least_1"
+                condition=models.Q(vcpu_ratio__gte=1, memory_ratio__gte=1, disk_ratio__gte=1),
+                name="pool_ratios_at_least_1",
             ),
         ]
 

@@ -12,7 +12,9 @@ def host_inventory(host: Host) -> Inventory:
     """Return what the host offers. Needs `host.pool` loaded."""
     return Inventory(
         total=Resources(vcpus=host.total_vcpus, memory_mib=host.total_memory_mib, disk_gib=host.total_disk_gib),
-        reserved=Resources(vcpus=host.reserved_vcpus, memory_mib=host.reserved_memory_mib, disk_gib=host.reserved_disk_gib),
+        reserved=Resources(
+            vcpus=host.reserved_vcpus, memory_mib=host.reserved_memory_mib, disk_gib=host.reserved_disk_gib
+        ),
         vcpu_ratio=host.pool.vcpu_ratio,
         memory_ratio=host.pool.memory_ratio,
         disk_ratio=host.pool.disk_ratio,

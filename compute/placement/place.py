@@ -47,11 +47,9 @@ def place(*, consumers: Sequence[uuid.UUID], request: Request, policy: Policy) -
         ranking, chosen, failed_at = _plan(consumers, request, policy, hosts)
         if failed_at is not None:
             return Refused(ranking=ranking, hosts=hosts, failed_at=failed_at)
-        if len(consumers) == 1:
-            # Walk down the whole list before reading again: under a rush most of the best have just filled up.
-            attempts = [{consumers[0]: uuid.UUID(candidate.host_id)} for candidate in ranking.candidates]
-        else:
-            attempts = [chosen]
+        # One consumer walks down the whole list before reading again: under a rush most of the best have just filled up.
+        single = [{consumers[0]: uuid.UUID(candidate.host_id)} for candidate in ranking.candidates]
+        attempts = single if len(consumers) == 1 else [chosen]
         for attempt in attempts:
             try:
                 with transaction.atomic():

@@ -14,7 +14,10 @@ from compute.models import Host
 def run(client: redis.Redis) -> int:
     """Ensure the users on `client`; return how many were set or removed."""
     known = {str(name) for name in _texts(client.acl_users())}
-    wanted = {f"host-{host_id}": str(host_id) for host_id in Host.objects.exclude(admin_state="removed").values_list("id", flat=True)}
+    wanted = {
+        f"host-{host_id}": str(host_id)
+        for host_id in Host.objects.exclude(admin_state="removed").values_list("id", flat=True)
+    }
     changed = 0
     for name, host_id in wanted.items():
         if name not in known:

@@ -31,7 +31,9 @@ def run() -> int:
             changed += _silent(host, target, seconds)
     with transaction.atomic():
         lost = HostCall.objects.filter(
-            state="taken", operation__isnull=True, lease_until__lt=Now() - timedelta(seconds=settings.HOST_CALL_LEASE_SECONDS)
+            state="taken",
+            operation__isnull=True,
+            lease_until__lt=Now() - timedelta(seconds=settings.HOST_CALL_LEASE_SECONDS),
         ).select_for_update(skip_locked=True)
         for call in lost:
             if call.purpose == "read":

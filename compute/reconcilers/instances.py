@@ -5,7 +5,8 @@ R2 gone after a reboot of its host, or its definition is missing -> started agai
 R3 running against the wish (`stopped`) -> stopped again.
 R4 no limbo: `building` or `deleting` without an open operation -> ordered again to delete, or `error`.
 R5 a domain with our mark whose instance is deleted or failed -> reaped by its host.
-R6 a domain with our mark of which no row tells, or which lives elsewhere -> left alone, reported by `audit`: a database restored from an old
+R6 a domain with our mark of which no row tells, or which lives elsewhere -> left alone, reported by the audit: a
+   database restored from an old
    backup must not destroy what it does not know.
 R7 a directory in storage whose instance is deleted or failed -> reaped. Unknown ones are left alone.
 """
@@ -77,7 +78,11 @@ def _repair(report: Domain) -> int:
         if instance.desired_power == "running" and report.power == "stopped" and not _rebooted_since(report, instance):
             Instance.unscoped.filter(id=instance.id).update(desired_power="stopped", version=F("version") + 1)
             audit.record(
-                actor=ACTOR, action="instance.drift", tenant=instance.tenant_id, target=instance, after={"power": "stopped", "rule": "R1"}
+                actor=ACTOR,
+                action="instance.drift",
+                tenant=instance.tenant_id,
+                target=instance,
+                after={"power": "stopped", "rule": "R1"},
             )
             return 1
         kind = "instance_start" if instance.desired_power == "running" else "instance_stop"
@@ -106,7 +111,9 @@ def _limbo() -> int:
     no_operation = ~Exists(
         Operation.objects.filter(target_type="instance", target_id=OuterRef("pk"), state__in=states.OPERATION_OPEN)
     )
-    rows = Instance.unscoped.filter(no_operation, state__in=["building", "deleting"], created_at__lt=Now() - timedelta(seconds=60))
+    rows = Instance.unscoped.filter(
+        no_operation, state__in=["building", "deleting"], created_at__lt=Now() - timedelta(seconds=60)
+    )
     done = 0
     for instance_id in list(rows.values_list("id", flat=True)[:100]):
         with transaction.atomic():
@@ -126,7 +133,12 @@ def _limbo() -> int:
             except OperationInProgress:
                 continue
             audit.record(
-                actor=ACTOR, action="instance.drift", tenant=instance.tenant_id, target=instance, operation_id=operation.id, after={"rule": "R4"}
+                actor=ACTOR,
+                action="instance.drift",
+                tenant=instance.tenant_id,
+                target=instance,
+                operation_id=operation.id,
+                after={"rule": "R4"},
             )
             done += 1
     return done
@@ -152,7 +164,10 @@ def _reap(host: Host, text: str) -> int:
             # Unknown, or alive elsewhere: `remove` would take its disk on shared storage as well. The audit reports it.
             return 0
         recently = HostCall.objects.filter(
-            host=host, target_id=instance_id, purpose__in=["reap", "debt"], created_at__gt=Now() - timedelta(seconds=REAP_PAUSE_SECONDS)
+            host=host,
+            target_id=instance_id,
+            purpose__in=["reap", "debt"],
+            created_at__gt=Now() - timedelta(seconds=REAP_PAUSE_SECONDS),
         )
         if recently.exists() or HostCall.objects.filter(target_id=instance_id, state__in=["waiting", "taken"]).exists():
             return 0
@@ -167,4 +182,3 @@ def _reap(host: Host, text: str) -> int:
         )
         log.warning("host %s: reaping what is left of instance %s", host.name, instance_id)
         return 1
-

@@ -86,7 +86,10 @@ def _park(operation: Operation) -> None:
         move(operation, "running")
     if operation.state == "running":
         move(operation, "unwinding")
-    error = {"code": "internal_error", "message": "The operation met a fault of the control plane. The operators can see it."}
+    error = {
+        "code": "internal_error",
+        "message": "The operation met a fault of the control plane. The operators can see it.",
+    }
     move(operation, "stuck", error=operation.error or error)
 
 
@@ -146,7 +149,16 @@ class _Turn:
     def _save(self) -> None:
         operation = self.operation
         operation.save(
-            update_fields=["step", "scratch", "steps", "error", "attempts", "next_attempt_at", "started_at", "finished_at"]
+            update_fields=[
+                "step",
+                "scratch",
+                "steps",
+                "error",
+                "attempts",
+                "next_attempt_at",
+                "started_at",
+                "finished_at",
+            ]
         )
 
     # -- forward ------------------------------------------------------------------------------------------------------
@@ -207,7 +219,9 @@ class _Turn:
         if call.state == "taken" and call.lease_until and call.lease_until < self.now:
             # The node worker died with it, or lost its way to us. A higher token fences off whatever it still does.
             _supersede(call)
-            return self._again({"code": "host_silent", "message": "The host stopped reporting this call."}, limit=UNKNOWN_LIMIT)
+            return self._again(
+                {"code": "host_silent", "message": "The host stopped reporting this call."}, limit=UNKNOWN_LIMIT
+            )
         if self.now >= operation.deadline_at:
             _supersede(call)
             self._fail({"code": "deadline", "message": "The host did not finish in time."})

@@ -22,7 +22,9 @@ def _proved(context: Context, result: dict[str, Any]) -> None:
     proof = HostProof.from_json(result)
     host = Host.objects.select_for_update(of=("self",)).select_related("pool").get(id=context.target_id)
     apply_inventory(host=host, reported=proof.inventory)
-    modes = {mode for mode in proof.inventory.virt_modes if mode == "lxc"} | ({proof.vm_mode} if proof.vm_mode else set())
+    modes = {mode for mode in proof.inventory.virt_modes if mode == "lxc"} | (
+        {proof.vm_mode} if proof.vm_mode else set()
+    )
     steps = [step.to_json() for step in proof.steps]
     failed = [f"{step.name}: {step.detail}" for step in proof.steps if not step.ok]
     shared = proof.inventory.shared_storage_id

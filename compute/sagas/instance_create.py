@@ -6,9 +6,9 @@ The claim is the service's; its undo is `finish_failed`, after the host has show
 from __future__ import annotations
 
 from compute.models import Instance
+from compute.placement.give_back import give_back
 from compute.sagas.instance_steps import prepare_call, record_power, remove_call, start_call
 from compute.sagas.step import Context, HostStep, LocalStep, Saga
-from compute.placement.give_back import give_back
 from compute.transitions import move
 
 

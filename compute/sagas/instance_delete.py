@@ -9,9 +9,9 @@ from __future__ import annotations
 from django.db.models.functions import Now
 
 from compute.models import Instance, Port
+from compute.placement.give_back import give_back
 from compute.sagas.instance_steps import remove_call
 from compute.sagas.step import Context, HostStep, LocalStep, Saga
-from compute.placement.give_back import give_back
 from compute.transitions import move
 
 

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 
 from compute.models import Decision, Flavor, Image, Instance, Keypair
 from tenants.errors import NotFound
-from tenants.scope import _All
+from tenants.scope import ALL
 from tenants.services.access import Actor, authorize, visible_tenant_ids
 
 
@@ -25,17 +25,19 @@ def list_images(*, actor: Actor) -> QuerySet[Image]:
 def list_keypairs(*, actor: Actor, tenant_id: uuid.UUID | None = None) -> QuerySet[Keypair]:
     visible = visible_tenant_ids(actor, "keypair.read")
     rows: QuerySet[Keypair] = Keypair.unscoped.select_related("tenant")
-    if not isinstance(visible, _All):
+    if visible is not ALL:
         rows = rows.filter(tenant_id__in=visible)
     if tenant_id is not None:
         rows = rows.filter(tenant_id=tenant_id)
     return rows.order_by("-created_at", "-id")
 
 
-def list_decisions(*, actor: Actor, instance_id: uuid.UUID | None = None, outcome: str | None = None) -> QuerySet[Decision]:
+def list_decisions(
+    *, actor: Actor, instance_id: uuid.UUID | None = None, outcome: str | None = None
+) -> QuerySet[Decision]:
     visible = visible_tenant_ids(actor, "decision.read")
     rows: QuerySet[Decision] = Decision.unscoped.select_related("tenant", "host")
-    if not isinstance(visible, _All):
+    if visible is not ALL:
         rows = rows.filter(tenant_id__in=visible)
     if instance_id is not None:
         rows = rows.filter(instance_id=instance_id)
@@ -57,7 +59,10 @@ def decision_of(*, actor: Actor, instance: Instance) -> Decision:
     """Return the newest decision about an instance. Raises NotFound, PermissionDenied."""
     authorize(actor, "decision.read", instance.tenant_id)
     decision: Decision | None = (
-        Decision.unscoped.select_related("tenant", "host").filter(instance_id=instance.id).order_by("-created_at").first()
+        Decision.unscoped.select_related("tenant", "host")
+        .filter(instance_id=instance.id)
+        .order_by("-created_at")
+        .first()
     )
     if decision is None:
         raise NotFound

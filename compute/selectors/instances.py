@@ -10,7 +10,7 @@ from compute import states
 from compute.models import Domain, Host, Instance, Operation, Port
 from compute.selectors import lookup
 from tenants.errors import NotFound
-from tenants.scope import Scope, _All
+from tenants.scope import ALL, Scope
 from tenants.services.access import Actor, authorize, visible_tenant_ids
 
 _BUSY = {
@@ -43,7 +43,7 @@ def instance_rows(*, visible: Scope) -> QuerySet[Instance]:
         )
         .defer("user_data")
     )
-    return rows if isinstance(visible, _All) else rows.filter(tenant_id__in=visible)
+    return rows if visible is ALL else rows.filter(tenant_id__in=visible)
 
 
 def list_instances(

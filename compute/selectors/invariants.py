@@ -184,7 +184,10 @@ def check_all() -> list[Violation]:
                 cursor.execute(check.sql, {"settle": timedelta(seconds=SETTLE_SECONDS)})
                 found += [Violation(check.invariant, row[0]) for row in cursor.fetchall()]
         found += [
-            Violation("I3", f"tenant {fault.tenant_name}: quota row says {fault.used} {fault.resource}, {fault.expected} are held")
+            Violation(
+                "I3",
+                f"tenant {fault.tenant_name}: quota row says {fault.used} {fault.resource}, {fault.expected} are held",
+            )
             for fault in tenants.ledger_faults(_held())
         ]
     return found
@@ -206,4 +209,3 @@ def _held() -> dict[tuple[UUID, str], int]:
         for tenant_id, count in cursor.fetchall():
             held[tenant_id, "keypairs"] = count
     return held
-

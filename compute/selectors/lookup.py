@@ -9,12 +9,13 @@ from django.db import models
 
 from compute.models import Flavor, Host, Image, Instance, Keypair, Pool
 from tenants.errors import AmbiguousName, NotFound
-from tenants.scope import Scope, _All
+from tenants.scope import ALL, Scope
 
 _M = TypeVar("_M", bound=models.Model)
 
 
-def _find(rows: models.QuerySet[_M], reference: str, noun: str) -> _M:
+def find_among(rows: models.QuerySet[_M], reference: str, noun: str) -> _M:
+    """Return the one row of `rows` with this id or name. Raises NotFound, AmbiguousName."""
     try:
         found = list(rows.filter(pk=uuid.UUID(reference))[:1])
     except ValueError:
@@ -27,28 +28,28 @@ def _find(rows: models.QuerySet[_M], reference: str, noun: str) -> _M:
 
 
 def find_flavor(reference: str) -> Flavor:
-    return _find(Flavor.objects.filter(active=True), reference, "flavor")
+    return find_among(Flavor.objects.filter(active=True), reference, "flavor")
 
 
 def find_image(reference: str) -> Image:
-    return _find(Image.objects.filter(active=True), reference, "image")
+    return find_among(Image.objects.filter(active=True), reference, "image")
 
 
 def find_pool(reference: str) -> Pool:
-    return _find(Pool.objects.all(), reference, "pool")
+    return find_among(Pool.objects.all(), reference, "pool")
 
 
 def find_host(reference: str) -> Host:
-    return _find(Host.objects.exclude(admin_state="removed").select_related("pool"), reference, "host")
+    return find_among(Host.objects.exclude(admin_state="removed").select_related("pool"), reference, "host")
 
 
 def find_keypair(reference: str, *, tenant_id: uuid.UUID) -> Keypair:
-    return _find(Keypair.unscoped.filter(tenant_id=tenant_id), reference, "keypair")
+    return find_among(Keypair.unscoped.filter(tenant_id=tenant_id), reference, "keypair")
 
 
 def find_instance(reference: str, *, visible: Scope) -> Instance:
     """Return a live instance among the visible tenants' (`access.visible_tenant_ids`), or raise NotFound."""
     rows = Instance.unscoped.exclude(state="deleted").select_related("tenant", "host", "pool", "flavor", "image")
-    if not isinstance(visible, _All):
+    if visible is not ALL:
         rows = rows.filter(tenant_id__in=visible)
-    return _find(rows, reference, "instance")
+    return find_among(rows, reference, "instance")

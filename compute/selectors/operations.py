@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from compute import states
 from compute.models import Operation
 from tenants.errors import NotFound
-from tenants.scope import _All
+from tenants.scope import ALL
 from tenants.services.access import Actor, authorize, visible_tenant_ids
 
 
@@ -25,7 +25,7 @@ def list_operations(
     """Return what the actor may read, newest first. Operations without a tenant (hosts) are for operators."""
     visible = visible_tenant_ids(actor, "operation.read")
     rows = Operation.objects.select_related("tenant")
-    if not isinstance(visible, _All):
+    if visible is not ALL:
         rows = rows.filter(tenant_id__in=visible)
     for column, value in (("state", state), ("kind", kind), ("target_id", target_id), ("tenant_id", tenant_id)):
         if value is not None:

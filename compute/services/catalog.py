@@ -52,7 +52,9 @@ def set_pool_ratio(*, actor: Actor, pool: Pool, vcpu_ratio: float) -> Pool:
     if not 1 <= vcpu_ratio <= 64:
         raise InvalidInput.field("/vcpu_ratio", "out_of_range", "The ratio is between 1 and 64.")
     with transaction.atomic(durable=True):
-        hosts = list(Host.objects.select_for_update(of=("self",)).select_related("pool").filter(pool=pool).order_by("id"))
+        hosts = list(
+            Host.objects.select_for_update(of=("self",)).select_related("pool").filter(pool=pool).order_by("id")
+        )
         before = pool.vcpu_ratio
         pool.vcpu_ratio = vcpu_ratio
         pool.version += 1
@@ -60,7 +62,13 @@ def set_pool_ratio(*, actor: Actor, pool: Pool, vcpu_ratio: float) -> Pool:
         for host in hosts:
             host.pool.vcpu_ratio = vcpu_ratio
             apply_ceilings(host=host)
-        audit.record(actor=actor, action="pool.update", target=pool, before={"vcpu_ratio": before}, after={"vcpu_ratio": vcpu_ratio})
+        audit.record(
+            actor=actor,
+            action="pool.update",
+            target=pool,
+            before={"vcpu_ratio": before},
+            after={"vcpu_ratio": vcpu_ratio},
+        )
         return pool
 
 
@@ -77,11 +85,16 @@ def create_flavor(*, actor: Actor, name: str, vcpus: int, memory_mib: int, disk_
     with transaction.atomic(durable=True):
         try:
             with transaction.atomic():
-                flavor = Flavor.objects.create(name=name, vcpus=vcpus, memory_mib=memory_mib, disk_gib=disk_gib, kind=kind)
+                flavor = Flavor.objects.create(
+                    name=name, vcpus=vcpus, memory_mib=memory_mib, disk_gib=disk_gib, kind=kind
+                )
         except IntegrityError:
             raise NameTaken(f"There is a flavor called {name} already.") from None
         audit.record(
-            actor=actor, action="flavor.create", target=flavor, after={"vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib}
+            actor=actor,
+            action="flavor.create",
+            target=flavor,
+            after={"vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib},
         )
         return flavor
 
@@ -113,16 +126,18 @@ def import_image(
     authorize(actor, "image.create", None)
     check_name(name)
     if boot == "kernel" and (kernel is None or initrd is None):
-        raise InvalidInput.field("/boot", "kernel_missing", "An image with boot=kernel comes with a kernel and an initrd.")
+        raise InvalidInput.field(
+            "/boot", "kernel_missing", "An image with boot=kernel comes with a kernel and an initrd."
+        )
     digest = _sha256(file)
     parts = [part for part in (kernel, initrd) if part is not None]
     if parts:
         digest_all = hashlib.sha256(":".join([digest, *map(_sha256, parts), kernel_args]).encode()).hexdigest()
         description = f"{description} [{digest_all[:12]}]".strip()
     known = Image.objects.filter(name=name, active=True).first()
-    if known and known.sha256 == digest and known.description == description:
-        if (storage / "images" / f"{known.id}.{_SUFFIX[known.format]}").exists():
-            return known
+    same = known is not None and known.sha256 == digest and known.description == description
+    if known is not None and same and (storage / "images" / f"{known.id}.{_SUFFIX[known.format]}").exists():
+        return known
     image_id = new_id()
     folder = storage / "images"
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,9 @@ def check_name(name: Any, *, pointer: str = "/name") -> str:
     """Return a name that can be a guest's host name (RFC 1123: lower-case letters, digits, inner hyphens, up to 63)."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidInput.field(
-            pointer, "invalid_name", "A name is 1 to 63 lower-case letters, digits and hyphens, and begins and ends with a letter or digit."
+            pointer,
+            "invalid_name",
+            "A name is 1 to 63 lower-case letters, digits and hyphens, and begins and ends with a letter or digit.",
         )
     return name
 
@@ -28,7 +30,9 @@ def check_tags(tags: Any) -> dict[str, str]:
         raise InvalidInput.field("/tags", "invalid_tags", "Tags are an object of at most 32 texts.")
     for key, value in tags.items():
         if not isinstance(key, str) or not _TAG_KEY.fullmatch(key):
-            raise InvalidInput.field("/tags", "invalid_tags", "A tag's key is up to 63 letters, digits, dots, slashes, hyphens.")
+            raise InvalidInput.field(
+                "/tags", "invalid_tags", "A tag's key is up to 63 letters, digits, dots, slashes, hyphens."
+            )
         if not isinstance(value, str) or len(value) > 255 or has_control(value):
             raise InvalidInput.field(f"/tags/{key}", "invalid_tags", "A tag's value is text of up to 255 characters.")
     return tags

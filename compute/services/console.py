@@ -30,7 +30,10 @@ def request_console_log(*, actor: Actor, instance_id: uuid.UUID) -> ConsoleLog |
         known = ConsoleLog.objects.filter(instance=instance).first()
         fresh = known is not None and known.fetched_at > timezone.now() - timedelta(seconds=FRESH_SECONDS)
         asked = HostCall.objects.filter(
-            target_id=instance.id, purpose="read", state__in=["waiting", "taken"], created_at__gt=timezone.now() - timedelta(seconds=30)
+            target_id=instance.id,
+            purpose="read",
+            state__in=["waiting", "taken"],
+            created_at__gt=timezone.now() - timedelta(seconds=30),
         ).exists()
         if not fresh and not asked and instance.host_id is not None:
             outbox.write_call(

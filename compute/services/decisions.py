@@ -21,9 +21,7 @@ def record_placed(
     common = _common(placed.ranking, request, policy, placed.hosts_seen, name)
     summary = list(explain.tenant_summary(placed.ranking))
     rows = [
-        Decision(
-            tenant_id=tenant_id, instance_id=consumer, outcome="placed", host_id=host, summary=summary, **common
-        )
+        Decision(tenant_id=tenant_id, instance_id=consumer, outcome="placed", host_id=host, summary=summary, **common)
         for consumer, host in placed.hosts.items()
     ]
     created: list[Decision] = Decision.unscoped.bulk_create(rows)

@@ -43,9 +43,17 @@ def create_join_token(*, actor: Actor, pool: Pool, name: str = "") -> tuple[Join
     secret = "cnj_" + secrets.token_urlsafe(32)
     with transaction.atomic():
         row = JoinToken.objects.create(
-            pool=pool, name=name, token_hash=token_hash(secret), expires_at=timezone.now() + timedelta(hours=JOIN_TOKEN_HOURS)
+            pool=pool,
+            name=name,
+            token_hash=token_hash(secret),
+            expires_at=timezone.now() + timedelta(hours=JOIN_TOKEN_HOURS),
         )
-        audit.record(actor=actor, action="host.create", target=("join_token", row.id, name or "any name"), after={"pool": pool.name})
+        audit.record(
+            actor=actor,
+            action="host.create",
+            target=("join_token", row.id, name or "any name"),
+            after={"pool": pool.name},
+        )
     return row, secret
 
 
@@ -56,7 +64,12 @@ def join_host(*, token: str, name: str, address: str, csr_pem: str) -> Joined:
     guests are found again; the old node token dies. Raises JoinRefused, InvalidInput.
     """
     with transaction.atomic(durable=True):
-        row = JoinToken.objects.select_for_update(of=("self",)).select_related("pool").filter(token_hash=token_hash(token)).first()
+        row = (
+            JoinToken.objects.select_for_update(of=("self",))
+            .select_related("pool")
+            .filter(token_hash=token_hash(token))
+            .first()
+        )
         if row is None or row.used_at is not None or row.expires_at < timezone.now():
             raise JoinRefused("The join token is unknown, used or expired. Ask an operator for a new one.")
         if row.name and row.name != name:
@@ -65,7 +78,9 @@ def join_host(*, token: str, name: str, address: str, csr_pem: str) -> Joined:
         node_token = "cnn_" + secrets.token_urlsafe(32)
         host = Host.objects.select_for_update(of=("self",)).filter(name=name).first()
         if host is None:
-            host = Host.objects.create(name=name, pool=row.pool, address=address, node_token_hash=token_hash(node_token))
+            host = Host.objects.create(
+                name=name, pool=row.pool, address=address, node_token_hash=token_hash(node_token)
+            )
         else:
             if host.pool_id != row.pool_id:
                 raise JoinRefused(f"A host called {name} is in another pool.")
@@ -76,7 +91,9 @@ def join_host(*, token: str, name: str, address: str, csr_pem: str) -> Joined:
         row.used_at, row.host = timezone.now(), host
         row.save(update_fields=["used_at", "host"])
         actor = system_actor("join")
-        if not Operation.objects.filter(target_id=host.id, state__in=["pending", "running", "unwinding", "stuck"]).exists():
+        if not Operation.objects.filter(
+            target_id=host.id, state__in=["pending", "running", "unwinding", "stuck"]
+        ).exists():
             order_prove(actor=actor, host=host)
         audit.record(actor=actor, action="host.create", target=host, after={"address": address, "pool": row.pool.name})
     certificate = pki.sign_csr(ca_dir=settings.CA_DIR, csr_pem=csr_pem, name=name, addresses=[address])
@@ -151,7 +168,13 @@ def remove_host(*, actor: Actor, host_id: uuid.UUID, if_version: int | None = No
 
 def _lock(actor: Actor, host_id: uuid.UUID, permission: str, if_version: int | None = None) -> Host:
     authorize(actor, permission, None)
-    host = Host.objects.select_for_update(of=("self",)).select_related("pool").filter(id=host_id).exclude(admin_state="removed").first()
+    host = (
+        Host.objects.select_for_update(of=("self",))
+        .select_related("pool")
+        .filter(id=host_id)
+        .exclude(admin_state="removed")
+        .first()
+    )
     if host is None:
         raise NotFound
     if if_version is not None and host.version != if_version:
@@ -164,4 +187,10 @@ def _set_admin(actor: Actor, host: Host, state: str, action: str, reason: str = 
     if before == state:
         return
     move(host, state, column="admin_state", state_reason=reason)
-    audit.record(actor=actor, action=action, target=host, before={"admin_state": before}, after={"admin_state": state, "reason": reason})
+    audit.record(
+        actor=actor,
+        action=action,
+        target=host,
+        before={"admin_state": before},
+        after={"admin_state": state, "reason": reason},
+    )

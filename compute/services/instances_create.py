@@ -119,12 +119,18 @@ class _Wanted:
         found_flavor = _or_invalid("/flavor", lambda: lookup.find_flavor(flavor))
         found_image = _or_invalid("/image", lambda: lookup.find_image(image))
         if kind is not None and kind != found_image.kind:
-            raise InvalidInput.field("/kind", "kind_mismatch", f"The image {found_image.name} is for a {found_image.kind}.")
+            raise InvalidInput.field(
+                "/kind", "kind_mismatch", f"The image {found_image.name} is for a {found_image.kind}."
+            )
         if found_flavor.kind and found_flavor.kind != found_image.kind:
-            raise InvalidInput.field("/flavor", "kind_mismatch", f"The flavor {found_flavor.name} is for a {found_flavor.kind}.")
+            raise InvalidInput.field(
+                "/flavor", "kind_mismatch", f"The flavor {found_flavor.name} is for a {found_flavor.kind}."
+            )
         if found_flavor.disk_gib < found_image.virtual_size_gib:
             raise InvalidInput.field(
-                "/flavor", "disk_too_small", f"The image needs {found_image.virtual_size_gib} GiB of disk, the flavor has {found_flavor.disk_gib}."
+                "/flavor",
+                "disk_too_small",
+                f"The image needs {found_image.virtual_size_gib} GiB of disk, the flavor has {found_flavor.disk_gib}.",
             )
         found_pool = _or_invalid("/pool", lambda: lookup.find_pool(pool)) if pool else _only_pool()
         network = Network.objects.filter(pool=found_pool, tenant=None).order_by("created_at").first()
@@ -132,7 +138,9 @@ class _Wanted:
             raise InvalidState(f"The pool {found_pool.name} has no network yet.", state="no network")
         keys = []
         for index, reference in enumerate(keypairs):
-            pair = _or_invalid(f"/keypairs/{index}", lambda ref=reference: lookup.find_keypair(ref, tenant_id=tenant.id))  # type: ignore[misc]
+            pair = _or_invalid(
+                f"/keypairs/{index}", lambda ref=reference: lookup.find_keypair(ref, tenant_id=tenant.id)
+            )  # type: ignore[misc]
             keys.append({"name": pair.name, "public_key": pair.public_key})
         return cls(flavor=found_flavor, image=found_image, pool=found_pool, network=network, keys=keys)
 
@@ -209,9 +217,7 @@ def _create(
         )
         instances.append(instance)
         operations.append(operation)
-    decisions.record_placed(
-        tenant_id=tenant.id, placed=outcome, request=request, policy=policy, name=names[0]
-    )
+    decisions.record_placed(tenant_id=tenant.id, placed=outcome, request=request, policy=policy, name=names[0])
     # Last: the root tenant's row is shared by all of its tree and stays locked until the commit that follows.
     quotas.charge(
         tenant=tenant,

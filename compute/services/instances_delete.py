@@ -22,7 +22,9 @@ def delete_instance(
     VersionMismatch, OperationInProgress (it is being deleted already; `operation_id`).
     """
     with transaction.atomic(durable=True):
-        instance = lock_instance(actor=actor, instance_id=instance_id, permission="instance.delete", if_version=if_version)
+        instance = lock_instance(
+            actor=actor, instance_id=instance_id, permission="instance.delete", if_version=if_version
+        )
         operation = outbox.submit(
             actor=actor,
             kind="instance_delete",

@@ -60,10 +60,19 @@ def _order(
     with transaction.atomic(durable=True):
         instance = lock_instance(actor=actor, instance_id=instance_id, permission=permission, if_version=if_version)
         if instance.state not in ("active", "error"):
-            raise InvalidState(f"{instance.name} is {instance.state}: it cannot do this.", state=instance.state, allowed=["active"])
-        operation = submit_power(actor=actor, instance=instance, kind=kind, arguments=arguments, request_key=request_key)
+            raise InvalidState(
+                f"{instance.name} is {instance.state}: it cannot do this.", state=instance.state, allowed=["active"]
+            )
+        operation = submit_power(
+            actor=actor, instance=instance, kind=kind, arguments=arguments, request_key=request_key
+        )
         audit.record(
-            actor=actor, action=permission, tenant=instance.tenant_id, target=instance, operation_id=operation.id, after=arguments
+            actor=actor,
+            action=permission,
+            tenant=instance.tenant_id,
+            target=instance,
+            operation_id=operation.id,
+            after=arguments,
         )
         return instance, operation
 

@@ -32,7 +32,9 @@ def create_keypair(*, actor: Actor, tenant: Tenant, name: str, public_key: str) 
                 )
         except IntegrityError:
             raise NameTaken(f"There is a key called {name} already.") from None
-        audit.record(actor=actor, action="keypair.create", tenant=tenant, target=keypair, after={"fingerprint": fingerprint})
+        audit.record(
+            actor=actor, action="keypair.create", tenant=tenant, target=keypair, after={"fingerprint": fingerprint}
+        )
         quotas.charge(tenant=tenant, amounts={"keypairs": 1}, actor=actor)
         return keypair
 
@@ -40,7 +42,9 @@ def create_keypair(*, actor: Actor, tenant: Tenant, name: str, public_key: str) 
 def delete_keypair(*, actor: Actor, keypair_id: uuid.UUID) -> None:
     """Forget a key. Instances that were made with it keep it. Raises NotFound, PermissionDenied."""
     with transaction.atomic(durable=True):
-        keypair = Keypair.unscoped.select_for_update(of=("self",)).select_related("tenant").filter(id=keypair_id).first()
+        keypair = (
+            Keypair.unscoped.select_for_update(of=("self",)).select_related("tenant").filter(id=keypair_id).first()
+        )
         if keypair is None:
             raise NotFound
         authorize(actor, "keypair.delete", keypair.tenant_id)
@@ -54,7 +58,9 @@ def _parse(text: str) -> tuple[str, str]:
     """Return the key as one clean line, and its fingerprint as ssh-keygen prints it."""
     line = text.strip() if isinstance(text, str) else ""
     wrong = InvalidInput.field(
-        "/public_key", "invalid_public_key", "Give a public key in OpenSSH's form, for example the content of id_ed25519.pub."
+        "/public_key",
+        "invalid_public_key",
+        "Give a public key in OpenSSH's form, for example the content of id_ed25519.pub.",
     )
     if not line or len(line) > 8192 or has_control(line):
         raise wrong

@@ -94,9 +94,7 @@ def _keep_reading(call: HostCall, answer: CallAnswer) -> None:
     if call.method == "instance.console_log" and answer.outcome == "done":
         # PostgreSQL's text knows no NUL; a guest may print any byte.
         text = str(answer.result.get("text", "")).replace("\x00", "")
-        ConsoleLog.objects.update_or_create(
-            instance_id=call.target_id, defaults={"text": text, "fetched_at": Now()}
-        )
+        ConsoleLog.objects.update_or_create(instance_id=call.target_id, defaults={"text": text, "fetched_at": Now()})
 
 
 def _owe_again(call: HostCall) -> None:
@@ -201,11 +199,18 @@ def _note_domains(host: Host, reports: Sequence[DomainReport], disks: Sequence[s
         for row in missing:
             if row.misses >= 1 and row.power != "absent":
                 # Second listing in a row without it, both successful: only now is it gone.
-                Domain.objects.filter(id=row.id).update(power="absent", since=Now(), observed_at=Now(), misses=F("misses") + 1)
+                Domain.objects.filter(id=row.id).update(
+                    power="absent", since=Now(), observed_at=Now(), misses=F("misses") + 1
+                )
             elif row.misses < 1000:
                 Domain.objects.filter(id=row.id).update(misses=F("misses") + 1, observed_at=Now())
         changes = {"observed_at": Now(), "strays": strays}
         if disks is not None:
-            live = {str(pk) for pk in Instance.unscoped.filter(id__in=_uuids(disks)).exclude(state__in=["deleted", "failed"]).values_list("id", flat=True)}
+            live = {
+                str(pk)
+                for pk in Instance.unscoped.filter(id__in=_uuids(disks))
+                .exclude(state__in=["deleted", "failed"])
+                .values_list("id", flat=True)
+            }
             changes["stray_disks"] = sorted(set(disks) - live)
         Host.objects.filter(id=host.id).update(**changes)

@@ -24,7 +24,9 @@ def cancel_operation(*, actor: Actor, operation_id: uuid.UUID) -> Operation:
     with transaction.atomic(durable=True):
         operation = _find(actor, operation_id, "operation.cancel")
         # Without the row lock on purpose: a turn may hold it, and this flag is read again at each boundary.
-        changed = Operation.objects.filter(id=operation_id, state__in=states.OPERATION_OPEN).update(cancel_requested=True)
+        changed = Operation.objects.filter(id=operation_id, state__in=states.OPERATION_OPEN).update(
+            cancel_requested=True
+        )
         if not changed:
             raise InvalidState(f"The operation has ended: {operation.state}.", state=operation.state)
         outbox.ring("op", operation_id)
@@ -38,7 +40,9 @@ def retry_operation(*, actor: Actor, operation_id: uuid.UUID) -> Operation:
     with transaction.atomic(durable=True):
         operation = _find(actor, operation_id, "operation.retry")
         if operation.state != "stuck":
-            raise InvalidState(f"Only a stuck operation can be tried again; this one is {operation.state}.", state=operation.state)
+            raise InvalidState(
+                f"Only a stuck operation can be tried again; this one is {operation.state}.", state=operation.state
+            )
         move(operation, "unwinding", attempts=0, next_attempt_at=Now())
         outbox.ring("op", operation_id)
         audit.record(actor=actor, action="operation.retry", tenant=operation.tenant_id, target=_target(operation))

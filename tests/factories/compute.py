@@ -13,14 +13,14 @@ from compute.services.nodes import token_hash
 _numbers = itertools.count(1)
 
 
-def make_pool(name: str | None = None, *, vcpu_ratio: float = 1.0, cidr: str | None = None, policy: str = "spread") -> Pool:
+def make_pool(
+    name: str | None = None, *, vcpu_ratio: float = 1.0, cidr: str | None = None, policy: str = "spread"
+) -> Pool:
     """A pool with its network."""
     number = next(_numbers)
     pool = Pool.objects.create(name=name or f"pool{number}", vcpu_ratio=vcpu_ratio, policy=policy)
     base = cidr or f"10.{100 + number % 100}.0.0/20"
-    Network.objects.create(
-        pool=pool, name="default", cidr=base, gateway=base.replace(".0/20", ".1"), vni=5000 + number
-    )
+    Network.objects.create(pool=pool, name="default", cidr=base, gateway=base.replace(".0/20", ".1"), vni=5000 + number)
     return pool
 
 

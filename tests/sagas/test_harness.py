@@ -87,9 +87,7 @@ def _host_steps(kind: str) -> list[int]:
     return [index for index, step in enumerate(SAGAS[kind].steps) if isinstance(step, HostStep)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "step"), [(kind, step) for kind in sorted(SAGAS) for step in _host_steps(kind)]
-)
+@pytest.mark.parametrize(("kind", "step"), [(kind, step) for kind in sorted(SAGAS) for step in _host_steps(kind)])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_step_that_fails_for_good_leaves_nothing(kind: str, step: int, when: str, cloud: Cloud) -> None:
     operation = SCENARIOS[kind](cloud)
@@ -153,7 +151,11 @@ def _assert_nothing_left(cloud: Cloud) -> None:
     assert (host.used_vcpus, host.used_memory_mib, host.used_disk_gib, host.used_instances) == (0, 0, 0, 0)
     assert not Allocation.objects.exists()
     assert not Port.unscoped.filter(instance__state="deleted").exists()
-    assert set(Quota.unscoped.filter(resource__in=["instances", "vcpus", "memory_mib", "disk_gib"]).values_list("used", flat=True)) == {0}
+    assert set(
+        Quota.unscoped.filter(resource__in=["instances", "vcpus", "memory_mib", "disk_gib"]).values_list(
+            "used", flat=True
+        )
+    ) == {0}
     assert cloud.node.driver.list_domains() == ()
     assert cloud.node.driver.list_disks() == ()
 

@@ -21,7 +21,13 @@ from tenants.services.tenants import create_tenant
 from tenants.services.tokens import authenticate_token, create_token
 from tenants.services.users import create_user
 
-FLAVORS = (("nano", 1, 128, 1), ("micro", 1, 256, 2), ("small", 1, 512, 4), ("medium", 2, 1024, 8), ("large", 4, 2048, 16))
+FLAVORS = (
+    ("nano", 1, 128, 1),
+    ("micro", 1, 256, 2),
+    ("small", 1, 512, 4),
+    ("medium", 2, 1024, 8),
+    ("large", 4, 2048, 16),
+)
 LIMITS = {"instances": 20, "vcpus": 24, "memory_mib": 8192, "disk_gib": 100, "keypairs": 50, "tokens": 50}
 ACTOR = system_actor("demo_seed")
 
@@ -30,14 +36,18 @@ class Command(BaseCommand):
     help = "Make the demo pool, flavors, tenant, users and tokens; print them as JSON. Run again: what is there stays."
 
     def add_arguments(self, parser: Any) -> None:
-        parser.add_argument("--secrets", type=Path, default=None, help="file that keeps the demo's passwords and tokens (0600)")
+        parser.add_argument(
+            "--secrets", type=Path, default=None, help="file that keeps the demo's passwords and tokens (0600)"
+        )
         parser.add_argument("--cidr", default="10.80.0.0/20")
 
     def handle(self, *args: Any, **options: Any) -> None:
         file = options["secrets"] or settings.STATE_DIR / "demo.json"
         known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
         if not Pool.objects.filter(name="lab").exists():
-            create_pool(actor=ACTOR, name="lab", cidr=options["cidr"], vcpu_ratio=4.0, description="The hosts of the lab")
+            create_pool(
+                actor=ACTOR, name="lab", cidr=options["cidr"], vcpu_ratio=4.0, description="The hosts of the lab"
+            )
         for name, vcpus, memory_mib, disk_gib in FLAVORS:
             if not Flavor.objects.filter(name=name).exists():
                 create_flavor(actor=ACTOR, name=name, vcpus=vcpus, memory_mib=memory_mib, disk_gib=disk_gib)

@@ -1,0 +1,92 @@
+"""Which driver call stands behind each method of a Call. Runs inside the hypervisor process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from compute.node.drivers.base import Driver, DriverError, Never, RetryLater, Unknown
+from compute.wire import WIRE_VERSION, Call, CallAnswer, CallError, InstanceSpec, Outcome, WireError
+
+Method = Callable[[Driver, Call], dict[str, Any]]
+
+
+def _prepare(driver: Driver, call: Call) -> dict[str, Any]:
+    driver.prepare(_spec(call))
+    return {}
+
+
+def _start(driver: Driver, call: Call) -> dict[str, Any]:
+    return {"power": driver.start(_spec(call), token=call.token)}
+
+
+def _stop(driver: Driver, call: Call) -> dict[str, Any]:
+    return {"power": driver.stop(call.target_id, graceful_seconds=_number(call, "graceful_seconds"))}
+
+
+def _reboot(driver: Driver, call: Call) -> dict[str, Any]:
+    seconds = _number(call, "graceful_seconds")
+    return {"power": driver.reboot(_spec(call), token=call.token, graceful_seconds=seconds)}
+
+
+def _remove(driver: Driver, call: Call) -> dict[str, Any]:
+    driver.remove(call.target_id)
+    return {}
+
+
+def _console_log(driver: Driver, call: Call) -> dict[str, Any]:
+    raw = driver.console_log(call.target_id, max_bytes=int(_number(call, "max_bytes")))
+    return {"text": raw.decode("utf-8", "replace")}
+
+
+def _prove(driver: Driver, call: Call) -> dict[str, Any]:
+    return driver.prove().to_json()
+
+
+METHODS: dict[str, Method] = {
+    "instance.prepare": _prepare,
+    "instance.start": _start,
+    "instance.stop": _stop,
+    "instance.reboot": _reboot,
+    "instance.remove": _remove,
+    "instance.console_log": _console_log,
+    "host.prove": _prove,
+}
+
+_OUTCOMES: dict[type[DriverError], Outcome] = {RetryLater: "retry", Never: "never", Unknown: "unknown"}
+
+
+def execute(driver: Driver, call: Call) -> CallAnswer:
+    """Run one call and put its end into words. Never raises: what a driver lets out beyond its contract is `unknown`.
+
+    A method or version of a newer release is parked (`retry`): during a rolling upgrade it must not fail.
+    """
+    method = METHODS.get(call.method)
+    if method is None or call.version > WIRE_VERSION:
+        return _end(call, "retry", "unknown_method", f"this host's release does not know {call.method} v{call.version}")
+    try:
+        return CallAnswer(call.id, call.token, "done", result=method(driver, call))
+    except WireError as error:
+        return _end(call, "never", "bad_call", str(error))
+    except DriverError as error:
+        return _end(call, _OUTCOMES.get(type(error), "unknown"), error.code, str(error))
+    except Exception as error:
+        return _end(call, "unknown", "driver_fault", f"{type(error).__name__}: {error}")
+
+
+def _end(call: Call, outcome: Outcome, code: str, message: str) -> CallAnswer:
+    return CallAnswer(call.id, call.token, outcome, error=CallError(code, message[:2000]))
+
+
+def _spec(call: Call) -> InstanceSpec:
+    spec = InstanceSpec.from_json(call.arguments.get("spec"))
+    if spec.id != call.target_id:
+        raise WireError("the spec is of another instance than the call's target")
+    return spec
+
+
+def _number(call: Call, name: str) -> float:
+    value = call.arguments.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise WireError(f"{name} has to be a number of 0 or more")
+    return float(value)
