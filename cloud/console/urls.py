@@ -1,0 +1,5 @@
+"""Routes of the operators' console."""
+
+from django.urls import URLPattern
+
+urlpatterns: list[URLPattern] = []

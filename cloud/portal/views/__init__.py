@@ -1,0 +1,1 @@
+"""The tenants' pages: thin views that call services and selectors."""
