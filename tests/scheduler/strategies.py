@@ -1,12 +1,24 @@
-"""Hypothesis strategies. Values are small and few on purpose: ties, full hosts and exact fits must be common."""
+"""Hypothesis strategies. Values are small and few on purpose: ties, full hosts and exact fits must be common.
+
+`CENOTE_TEST_EXAMPLES` sets how many cases each property is tried on (80 unless told; thousands for a long run).
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from compute.scheduler.model import HostState, Inventory, Policy, Request, Resources
+
+# Cores are shared by many tests: a slow example says nothing about the scheduler, so there is no deadline.
+counted = settings(
+    max_examples=int(os.environ.get("CENOTE_TEST_EXAMPLES", "80")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 POOLS = ("pool-a", "pool-b")
 TRAITS = ("numa", "ssd")

@@ -8,7 +8,6 @@ from compute.scheduler.capacity import fits
 from compute.scheduler.model import Inventory, Resources, Shortfall
 from tests.factories.scheduler import resources
 
-
 NOTHING = resources()
 
 

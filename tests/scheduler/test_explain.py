@@ -9,7 +9,7 @@ from compute.scheduler.filters import FILTERS
 from compute.scheduler.model import HostState, Policy, Refusal, Request
 from compute.scheduler.ranking import rank
 from tests.factories.scheduler import host, request, resources
-from tests.scheduler.strategies import fleets, policies, requests
+from tests.scheduler.strategies import counted, fleets, policies, requests
 
 SPREAD = Policy("spread")
 
@@ -72,6 +72,7 @@ def test_every_filter_has_words_for_one_host_and_for_several() -> None:
         assert refusal_sentence(Refusal("a", item.name, seen="seen")).startswith("a ")
 
 
+@counted
 @given(fleets(), requests, policies)
 def test_tenant_summary_names_no_host_and_counts_all(hosts: list[HostState], wanted: Request, policy: Policy) -> None:
     (sentence,) = tenant_summary(rank(hosts, wanted, policy))
@@ -80,6 +81,7 @@ def test_tenant_summary_names_no_host_and_counts_all(hosts: list[HostState], wan
         assert sentence.startswith(f"{len(hosts)} host")
 
 
+@counted
 @given(fleets(), requests, policies)
 def test_operator_summary_can_be_told_for_any_ranking(hosts: list[HostState], wanted: Request, policy: Policy) -> None:
     ranking = rank(hosts, wanted, policy)

@@ -15,7 +15,7 @@ from compute.scheduler.filters import FILTERS
 from compute.scheduler.model import MODES_OF_KIND, RESOURCES, HostState, Policy, Request, Resources
 from compute.scheduler.ranking import rank, rank_columns, rank_hosts
 from compute.scheduler.snapshot import Snapshot
-from tests.scheduler.strategies import amounts, fleets, host_states, policies, requests, shuffled
+from tests.scheduler.strategies import amounts, counted, fleets, host_states, policies, requests, shuffled
 
 
 def exact_capacity(host: HostState, resource: str) -> Fraction:
@@ -47,6 +47,7 @@ def can_take(host: HostState, request: Request) -> bool:
     return True
 
 
+@counted
 @given(fleets(), requests, policies)
 def test_candidates_are_exactly_the_hosts_that_can_take_the_request(
     hosts: list[HostState], request: Request, policy: Policy
@@ -55,6 +56,7 @@ def test_candidates_are_exactly_the_hosts_that_can_take_the_request(
     assert {item.host_id for item in ranking.candidates} == {host.id for host in hosts if can_take(host, request)}
 
 
+@counted
 @given(fleets(), requests, policies)
 def test_every_host_is_told_once_and_every_refusal_is_named(
     hosts: list[HostState], request: Request, policy: Policy
@@ -68,6 +70,7 @@ def test_every_host_is_told_once_and_every_refusal_is_named(
     assert sum(reason.hosts for reason in ranking.reasons) == len(ranking.refusals)
 
 
+@counted
 @given(fleets(), requests, policies)
 def test_columns_and_objects_give_the_same_ranking_float_for_float(
     hosts: list[HostState], request: Request, policy: Policy
@@ -78,6 +81,7 @@ def test_columns_and_objects_give_the_same_ranking_float_for_float(
     assert repr(by_object) == repr(by_column)
 
 
+@counted
 @given(fleets(least=2), requests, policies, st.data())
 def test_order_of_hosts_does_not_matter(
     hosts: list[HostState], request: Request, policy: Policy, data: st.DataObject
@@ -89,6 +93,7 @@ def test_order_of_hosts_does_not_matter(
     )
 
 
+@counted
 @given(fleets(), requests, policies, host_states(host_id="host-one-more"))
 def test_one_more_host_never_turns_success_into_refusal_nor_reorders_the_rest(
     hosts: list[HostState], request: Request, policy: Policy, more: HostState
@@ -97,6 +102,7 @@ def test_one_more_host_never_turns_success_into_refusal_nor_reorders_the_rest(
     assert tuple(item for item in after.candidates if item.host_id != more.id) == before.candidates
 
 
+@counted
 @given(fleets(in_service=True), st.lists(requests, max_size=12), policies)
 def test_a_stream_of_placements_never_goes_over_the_ratio(
     hosts: list[HostState], stream: list[Request], policy: Policy
@@ -114,6 +120,7 @@ def test_a_stream_of_placements_never_goes_over_the_ratio(
             assert used <= exact_capacity(host, resource) or used == getattr(started[host.id], resource)
 
 
+@counted
 @given(fleets(least=1), requests, policies, st.data())
 def test_a_snapshot_kept_up_to_date_ranks_like_a_new_one(
     hosts: list[HostState], request: Request, policy: Policy, data: st.DataObject
@@ -137,6 +144,7 @@ def test_a_snapshot_kept_up_to_date_ranks_like_a_new_one(
     assert rank(kept, request, policy) == rank_hosts(tuple(current.values()), request, policy)
 
 
+@counted
 @given(fleets(), requests, policies)
 def test_replay_of_a_dump_equals_the_record(hosts: list[HostState], request: Request, policy: Policy) -> None:
     recorded = rank(hosts, request, policy)
@@ -147,6 +155,7 @@ def test_replay_of_a_dump_equals_the_record(hosts: list[HostState], request: Req
     assert load(data).hosts == tuple(sorted(hosts, key=lambda host: host.id))
 
 
+@counted
 @given(host_states(host_id="host-a"), amounts(least=1))
 def test_a_margin_is_exactly_what_is_missing(host: HostState, asked: Resources) -> None:
     for lack in fits(host.inventory, host.used, asked):
@@ -157,6 +166,7 @@ def test_a_margin_is_exactly_what_is_missing(host: HostState, asked: Resources) 
         assert lack.resource in {left.resource for left in fits(host.inventory, almost, asked)}
 
 
+@counted
 @given(fleets(least=1), requests, policies)
 def test_score_is_the_sum_of_its_contributions(hosts: list[HostState], request: Request, policy: Policy) -> None:
     for candidate in rank(hosts, request, policy).candidates:

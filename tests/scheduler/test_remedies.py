@@ -13,7 +13,7 @@ from compute.scheduler.ranking import rank
 from compute.scheduler.remedies import Change, apply, how_many, remedies
 from compute.scheduler.snapshot import Snapshot
 from tests.factories.scheduler import host, request, resources
-from tests.scheduler.strategies import fleets, policies, requests
+from tests.scheduler.strategies import counted, fleets, policies, requests
 
 SPREAD = Policy("spread")
 
@@ -30,6 +30,7 @@ def one_more(change: Change) -> Change | None:
     return replace(change, to=change.to + 1)
 
 
+@counted
 @given(fleets(), requests, policies)
 def test_offered_remedies_make_it_fit_and_no_proper_part_of_them_does(
     hosts: list[HostState], wanted: Request, policy: Policy
@@ -41,6 +42,7 @@ def test_offered_remedies_make_it_fit_and_no_proper_part_of_them_does(
                 assert not works(hosts, wanted, policy, part)
 
 
+@counted
 @given(fleets(), requests, policies)
 def test_asking_one_unit_more_than_offered_is_refused(hosts: list[HostState], wanted: Request, policy: Policy) -> None:
     for remedy in remedies(hosts, wanted, policy):
@@ -51,6 +53,7 @@ def test_asking_one_unit_more_than_offered_is_refused(hosts: list[HostState], wa
                 assert not works(hosts, wanted, policy, changes)
 
 
+@counted
 @given(fleets(in_service=True, least=1), requests, policies)
 def test_a_refusal_that_any_change_could_heal_is_offered_a_remedy(
     hosts: list[HostState], wanted: Request, policy: Policy
@@ -70,6 +73,7 @@ def test_a_refusal_that_any_change_could_heal_is_offered_a_remedy(
         assert remedies(hosts, wanted, policy)
 
 
+@counted
 @given(fleets(), requests, policies, st.integers(2, 6))
 def test_remedies_for_a_batch_make_the_whole_batch_fit(
     hosts: list[HostState], wanted: Request, policy: Policy, count: int
@@ -85,6 +89,7 @@ def test_remedies_for_a_batch_make_the_whole_batch_fit(
                 assert placed_one_by_one(hosts, changed, policy, number) < number
 
 
+@counted
 @given(fleets(), requests, policies)
 def test_how_many_is_what_placing_one_by_one_reaches(hosts: list[HostState], wanted: Request, policy: Policy) -> None:
     assert placed_one_by_one(hosts, wanted, policy, 200) == min(200, how_many(hosts, wanted))
@@ -100,6 +105,7 @@ def placed_one_by_one(hosts: list[HostState], wanted: Request, policy: Policy, m
     return most
 
 
+@counted
 @given(fleets(), requests, policies, st.integers(1, 3))
 def test_no_remedy_names_a_host(hosts: list[HostState], wanted: Request, policy: Policy, count: int) -> None:
     for remedy in remedies(hosts, wanted, policy, count=count):
