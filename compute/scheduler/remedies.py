@@ -22,6 +22,10 @@ ChangeKind = Literal["less", "fewer", "pool", "without_traits", "any_host", "any
 
 _BIT: Final[Mapping[str, int]] = {item.name: 1 << place for place, item in enumerate(FILTERS)}
 _FILTER_OF: Final[Mapping[Resource, str]] = {item.resource: item.name for item in FILTERS if item.resource}
+# A filter that is not named here is nothing that its requester can change.
+_HEALABLE: Final = sum(_BIT[name] for name in ("pool", "target_host", "virt_mode", "traits", "anti_affinity")) | sum(
+    _BIT[name] for name in _FILTER_OF.values()
+)
 _WORDS: Final[Mapping[Resource, str]] = {"vcpus": "vCPU", "memory_mib": "MiB of memory", "disk_gib": "GiB of disk"}
 
 
@@ -153,9 +157,7 @@ def _for_one(snapshot: Snapshot, request: Request) -> list[tuple[Change, ...]]:
 
 def _healable(snapshot: Snapshot, request: Request, bits: Counts) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Rows that changes to the request alone can turn into candidates: in service, with some room of what is short."""
-    healable = np.ones(len(snapshot), dtype=np.bool_)
-    for name in ("forbidden", "admin_state", "observed_state"):
-        healable &= bits & _BIT[name] == 0
+    healable = bits & ~_HEALABLE == 0
     if request.virt_mode is None:
         healable &= bits & _BIT["virt_mode"] == 0
     else:
