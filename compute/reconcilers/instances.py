@@ -6,8 +6,7 @@ R3 running against the wish (`stopped`) -> stopped again.
 R4 no limbo: `building` or `deleting` without an open operation -> ordered again to delete, or `error`.
 R5 a domain with our mark whose instance is deleted or failed -> reaped by its host.
 R6 a domain with our mark of which no row tells, or which lives elsewhere -> left alone, reported by the audit: a
-   database restored from an old
-   backup must not destroy what it does not know.
+   database restored from an old backup must not destroy what it does not know.
 R7 a directory in storage whose instance is deleted or failed -> reaped. Unknown ones are left alone.
 """
 
