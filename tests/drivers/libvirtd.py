@@ -29,7 +29,7 @@ mount --bind "$1/log" /var/log/libvirt
 mount --bind "$1/cache" /var/cache/libvirt
 mount --bind "$1/run" /run
 hostname "$2"
-virtlogd -d -p /run/virtlogd.pid
+if ! kill -0 "$(cat /run/virtlogd.pid 2>/dev/null)" 2>/dev/null; then virtlogd -d -p /run/virtlogd.pid; fi
 exec libvirtd -p /run/libvirtd.pid
 """
 _QEMU_CONF = """

@@ -17,7 +17,8 @@ class DriverSettings:
     `vcpus`, `memory_mib` and `disk_gib` are the declared slice of the machine. `underlay_address` is the host's IPv4
     address towards the other hosts, "" on a host that stands alone.
     `network_dir` holds the network state, which must not outlive a reboot. `libvirt_log_dir` is where the daemon keeps
-    one log for each domain name, in `qemu/` and `lxc/`.
+    one log for each domain name, in `qemu/` and `lxc/`;
+    `libvirt_run_dir` is where its LXC driver keeps sockets and mount points.
     Containers' user and group ids 0..idmap_count-1 are idmap_base.. on the host.
     """
 
@@ -31,5 +32,6 @@ class DriverSettings:
     lxc_uri: str = "lxc:///system"
     network_dir: Path = Path("/run/cenote/network")
     libvirt_log_dir: Path = Path("/var/log/libvirt")
+    libvirt_run_dir: Path = Path("/run/libvirt")
     idmap_base: int = 100_000
     idmap_count: int = 65_536

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from typing import Final
 
 from lxml import etree
 
@@ -19,6 +21,8 @@ from compute.node.images.layout import InstancePaths, image_paths, instance_path
 from compute.node.images.rootfs import copy_tree, ensure_tree, plant_seed
 from compute.node.images.store import ImageStore
 from compute.wire import InstanceSpec, Kind
+
+_MOUNT_POINTS: Final = ("dev", "devpts", "fuse")
 
 
 class ContainerKind(GuestKind):
@@ -83,6 +87,14 @@ class ContainerKind(GuestKind):
 
     def ask(self, instance_id: str, attempt: int) -> None:
         self.hypervisor.ask_to_stop(instance_id, agent=True)
+
+    def sweep(self, name: str) -> None:
+        directory = self._settings.libvirt_run_dir / "lxc"
+        for ending in _MOUNT_POINTS:
+            # Only ever an empty directory: what is still mounted there must not be emptied.
+            with contextlib.suppress(OSError):
+                (directory / f"{name}.{ending}").rmdir()
+        (directory / f"{name}.sock").unlink(missing_ok=True)
 
     def tidy(self, instance_id: str) -> None:
         self._consoles.detach(instance_id)

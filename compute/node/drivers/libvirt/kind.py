@@ -19,7 +19,7 @@ from lxml import etree
 
 from compute.node.drivers.base import Never, RetryLater, Unknown
 from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
-from compute.node.drivers.libvirt.metadata import PARSER, metadata_element
+from compute.node.drivers.libvirt.metadata import PARSER, metadata_text
 from compute.node.drivers.libvirt.xml import to_text
 from compute.node.drivers.network import PortManager
 from compute.node.drivers.settings import DriverSettings
@@ -73,6 +73,10 @@ class GuestKind(abc.ABC):
         """Ask the guest to shut down, for the `attempt`-th time (from 0)."""
 
     @abc.abstractmethod
+    def sweep(self, name: str) -> None:
+        """Take away what libvirt leaves behind for a domain name that is no more."""
+
+    @abc.abstractmethod
     def tidy(self, instance_id: str) -> None:
         """Take away what the kind left on the host for an instance that is off."""
 
@@ -110,8 +114,7 @@ class GuestKind(abc.ABC):
         paths = instance_paths(self._settings, spec.id)
         seen = self.find(spec.id)
         if seen is not None and seen.power in ACTIVE:
-            metadata = to_text(metadata_element(spec, token))
-            self.hypervisor.set_metadata(spec.id, metadata, live=True)
+            self.hypervisor.set_metadata(spec.id, metadata_text(spec, token), live=True)
             if seen.power == "paused":
                 self.hypervisor.resume(spec.id)
         else:
@@ -136,12 +139,13 @@ class GuestKind(abc.ABC):
         return power
 
     def remove(self, seen: SeenDomain) -> None:
-        """Ensure that domain, definition and the daemon's log are gone."""
+        """Ensure that domain, definition and the daemon's own files on it are gone."""
         if seen.power in ACTIVE:
             self._cut(seen.uuid)
         self.hypervisor.undefine(seen.uuid)
         self.tidy(seen.uuid)
         (self._settings.libvirt_log_dir / self.log_folder / f"{seen.name}.log").unlink(missing_ok=True)
+        self.sweep(seen.name)
 
     def port_devices(self, seen: SeenDomain) -> Iterator[str]:
         """Yield the device names in the instance's definition."""

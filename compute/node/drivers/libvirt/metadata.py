@@ -13,7 +13,15 @@ PARSER = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False
 
 def metadata_element(spec: InstanceSpec, token: int) -> etree._Element:
     """Return the metadata element of a domain."""
-    element = etree.Element(etree.QName(NAMESPACE, "instance"), nsmap={METADATA_KEY: NAMESPACE})
+    return _fill(etree.Element(etree.QName(NAMESPACE, "instance"), nsmap={METADATA_KEY: NAMESPACE}), spec, token)
+
+
+def metadata_text(spec: InstanceSpec, token: int) -> str:
+    """Return the same for `Hypervisor.set_metadata`: without namespace, since libvirt puts its own declaration in."""
+    return str(etree.tostring(_fill(etree.Element("instance"), spec, token), encoding="unicode"))
+
+
+def _fill(element: etree._Element, spec: InstanceSpec, token: int) -> etree._Element:
     element.set("id", spec.id)
     element.set("tenant", spec.tenant_id)
     element.set("token", str(token))
