@@ -74,8 +74,23 @@ download_missing() { # download_missing DIRECTORY PACKAGE...: one call of apt fo
     (cd "$directory" && apt-get -qq -o APT::Sandbox::User=root download "${missing[@]}" >&2)
 }
 
-kernel_package() { # the versioned package behind linux-image-cloud-amd64, such as linux-image-6.1.0-37-cloud-amd64
-    apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1
+kernel_package() { # kernel_package CACHE: what linux-image-cloud-amd64 stands for, such as linux-image-6.1.0-37-cloud-amd64
+    local name
+    name=$(newest_kernel)
+    if [ -z "$name" ]; then
+        say "refreshing the package lists"
+        apt-get update -qq || say "the package lists could not be refreshed"
+        name=$(newest_kernel)
+    fi
+    # Offline and without lists, one fetched earlier.
+    [ -n "$name" ] || name=$(find "$1" -maxdepth 1 -name 'linux-image-[0-9]*.deb' -printf '%f\n' 2>/dev/null | sort -V | tail -n 1)
+    [ -n "$name" ] || die "the package sources have no linux-image-cloud-amd64 (is main of Debian 12 enabled?)"
+    printf '%s\n' "${name%.deb}"
+}
+
+newest_kernel() { # nothing, when the lists know none
+    { apt-cache depends linux-image-cloud-amd64 2>/dev/null || true; } |
+        sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1
 }
 
 unpack_packages() { # unpack_packages CACHE POOL PACKAGE...: with /bin, /sbin and /lib merged into /usr

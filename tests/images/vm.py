@@ -1,4 +1,4 @@
-"""One tiny VM under plain QEMU with translation, reached through a loopback port."""
+"""One VM under plain QEMU with translation, reached through a loopback port."""
 
 from __future__ import annotations
 
@@ -18,31 +18,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class TinyVm:
+class Vm:
     """Use as a context manager: boots on entry, is cut off on exit. `directory` holds its disk across several boots."""
 
-    def __init__(self, image: Path, directory: Path, seed: Path | None, key: Path, *, machine: str = "q35") -> None:
-        self.image, self.directory, self.seed, self.key, self.machine = image, directory, seed, key, machine
-        self.manifest: dict[str, Any] = json.loads((image / "tiny.json").read_text())
+    def __init__(
+        self, image: Path, directory: Path, seed: Path | None, key: Path, *, machine: str = "q35", name: str = "tiny"
+    ) -> None:
+        self.image, self.directory, self.seed, self.key = image, directory, seed, key
+        self.machine, self.name = machine, name
+        self.manifest: dict[str, Any] = json.loads((image / f"{name}.json").read_text())
         self.console = directory / "console.log"
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         disk = directory / "disk.qcow2"
         if not disk.exists():
-            base = image / "tiny.qcow2"
-            command: list[str | Path] = [
-                "qemu-img",
-                "create",
-                "-q",
-                "-f",
-                "qcow2",
-                "-F",
-                "qcow2",
-                "-b",
-                base,
-                disk,
-                "1G",
-            ]
+            size = f"{self.manifest['min_disk_gib'] + 1}G"
+            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]
+            command += [str(image / f"{name}.qcow2"), str(disk), size]
             subprocess.run(command, check=True)
 
     def __enter__(self) -> Self:
@@ -57,9 +49,15 @@ class TinyVm:
         self.process.wait()
 
     def _command(self) -> list[str]:
-        command = ["qemu-system-x86_64", "-machine", f"{self.machine},accel=tcg", "-cpu", "max", "-m", "128"]
+        command = ["qemu-system-x86_64", "-machine", f"{self.machine},accel=tcg", "-cpu", "max"]
+        command += ["-m", str(self.manifest["min_memory_mib"] + 32)]
         command += ["-nodefaults", "-display", "none", "-serial", f"file:{self.console}"]
-        command += ["-kernel", str(self.image / "tiny.kernel"), "-initrd", str(self.image / "tiny.initrd")]
+        command += [
+            "-kernel",
+            str(self.image / f"{self.name}.kernel"),
+            "-initrd",
+            str(self.image / f"{self.name}.initrd"),
+        ]
         command += ["-append", self.manifest["kernel_args"]]
         command += ["-drive", f"file={self.directory / 'disk.qcow2'},if=virtio,format=qcow2"]
         if self.seed:
