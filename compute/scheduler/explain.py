@@ -89,10 +89,8 @@ def _reason(reason: Reason) -> str:
 
 
 def _reason_words(filter_name: str, seen: str, *, hosts: int) -> str:
-    if filter_name in ("admin_state", "observed_state"):
-        words = _STATES.get(seen, (f"is {seen}", f"are {seen}"))
-    else:
-        words = _WORDS[filter_name]
+    of_state = _STATES.get(seen, (f"is {seen}", f"are {seen}"))
+    words = _WORDS.get(filter_name, of_state)  # the state filters have no words of their own
     return words[0] if hosts == 1 else words[1]
 
 

@@ -16,7 +16,7 @@ from compute.scheduler.capacity import room
 from compute.scheduler.filters import FILTERS, failing_rows
 from compute.scheduler.model import RESOURCES, UNITS, HostState, Policy, Request, Resource, Resources
 from compute.scheduler.ranking import rank
-from compute.scheduler.snapshot import Counts, Snapshot
+from compute.scheduler.snapshot import Counts, Flags, Snapshot
 
 ChangeKind = Literal["less", "fewer", "pool", "without_traits", "any_host", "any_mode", "soft_group"]
 
@@ -155,9 +155,9 @@ def _for_one(snapshot: Snapshot, request: Request) -> list[tuple[Change, ...]]:
     return [changes for _, changes in sorted(found, key=lambda item: item[0])]
 
 
-def _healable(snapshot: Snapshot, request: Request, bits: Counts) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _healable(snapshot: Snapshot, request: Request, bits: Counts) -> Flags:
     """Rows that changes to the request alone can turn into candidates: in service, with some room of what is short."""
-    healable = bits & ~_HEALABLE == 0
+    healable: Flags = bits & ~_HEALABLE == 0
     if request.virt_mode is None:
         healable &= bits & _BIT["virt_mode"] == 0
     else:
