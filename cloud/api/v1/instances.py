@@ -1,0 +1,275 @@
+"""Instances: VMs and containers. Slow verbs answer 202 with the operation and the instance."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from django.utils import timezone
+from rest_framework import serializers
+from rest_framework.response import Response
+
+from cloud.api.etags import tagged
+from cloud.api.fields import Answer, Choice, Flag, StrictSerializer, Text, Whole
+from cloud.api.pagination import page
+from cloud.api.references import as_reference
+from cloud.api.routes import Call, Door, route
+from cloud.api.tenancy import acting_tenant, listed_tenant
+from cloud.api.v1.decisions import DecisionAnswer
+from cloud.api.v1.operations import ErrorAnswer, OperationAnswer, operation_url, show_operation
+from cloud.api.waiting import wait_until
+from compute import states
+from compute.models import ConsoleLog, Instance, Operation
+from compute.selectors.catalog import decision_of
+from compute.selectors.instances import get_instance, instance_rows, list_instances, status_of
+from compute.selectors.pools import get_host
+from compute.services.checks import USER_DATA_LIMIT
+from compute.services.console import FRESH_SECONDS, request_console_log
+from compute.services.instances_create import COUNT_LIMIT, create_instances
+from compute.services.instances_delete import delete_instance
+from compute.services.instances_power import reboot_instance, start_instance, stop_instance
+from tenants.services.access import Actor, visible_tenant_ids
+
+KINDS: Final = ("vm", "container")
+
+
+class NamedAnswer(Answer):
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+
+
+class SizeAnswer(Answer):
+    """The flavor's name and the size that the instance was made with."""
+
+    id = serializers.UUIDField(source="flavor.id")
+    name = serializers.CharField(source="flavor.name")
+    vcpus = serializers.IntegerField()
+    memory_mib = serializers.IntegerField()
+    disk_gib = serializers.IntegerField()
+
+
+class AddressAnswer(Answer):
+    address = serializers.IPAddressField()
+    mac = serializers.CharField()
+    network = serializers.CharField(source="network.name")
+
+
+class InstanceAnswer(Answer):
+    operator_only = ("host", "virt_mode")
+
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    tenant_id = serializers.UUIDField()
+    kind = serializers.ChoiceField(KINDS)
+    status = serializers.SerializerMethodField(help_text="what it is doing now, from all that is known")
+    state = serializers.ChoiceField(sorted(states.INSTANCE))
+    desired_power = serializers.ChoiceField(sorted(states.DESIRED_POWER))
+    power = serializers.CharField(allow_null=True, help_text="as its host reported it last")
+    power_observed_at = serializers.DateTimeField(allow_null=True)
+    flavor = SizeAnswer(source="*")
+    image = NamedAnswer()
+    pool = NamedAnswer()
+    host = NamedAnswer(allow_null=True)
+    virt_mode = serializers.SerializerMethodField(help_text="kvm, qemu or lxc")
+    addresses = AddressAnswer(many=True, source="ports.all")
+    keypairs = serializers.SerializerMethodField()
+    tags = serializers.DictField(child=serializers.CharField())
+    error = ErrorAnswer(allow_null=True)
+    operation_id = serializers.UUIDField(source="open_operation_id", allow_null=True, help_text="the open one")
+    created_at = serializers.DateTimeField()
+    version = serializers.IntegerField()
+
+    def get_status(self, instance: Instance) -> str:
+        return status_of(instance)
+
+    def get_virt_mode(self, instance: Instance) -> str | None:
+        if instance.host is None:
+            return None
+        if instance.kind == "container":
+            return "lxc"
+        return "kvm" if "kvm" in instance.host.modes else "qemu"
+
+    def get_keypairs(self, instance: Instance) -> list[str]:
+        return [key["name"] for key in instance.keys]
+
+
+class InstanceCreateInput(StrictSerializer):
+    name = Text(max_length=63, help_text="host name of the guest: lower-case letters, digits, hyphens")
+    kind = Choice(KINDS, required=False, help_text="told by the image; given, it has to agree")
+    flavor = Text(help_text="id or name")
+    image = Text(help_text="id or name")
+    pool = Text(required=False, help_text="id or name; may be left out where there is one pool")
+    keypairs = serializers.ListField(child=Text(), required=False, max_length=20, help_text="ids or names")
+    user_data = Text(
+        required=False, allow_blank=True, multiline=True, max_length=USER_DATA_LIMIT, help_text="cloud-init"
+    )
+    tags = serializers.DictField(child=Text(allow_blank=True), required=False)
+    count = Whole(required=False, min_value=1, max_value=COUNT_LIMIT, help_text="more than one: names get -1 to -N")
+    tenant = Text(required=False, help_text="id or name; the token's own unless told")
+
+
+class ForceInput(StrictSerializer):
+    force = Flag(required=False, help_text="cut the power instead of asking the guest")
+
+
+class InstanceListQuery(StrictSerializer):
+    tenant = Text(required=False)
+    name = Text(required=False)
+    state = Choice(sorted(states.INSTANCE_LIVE), required=False)
+    kind = Choice(KINDS, required=False)
+    host = Text(required=False, help_text="id or name; for operators")
+    search = Text(required=False, max_length=100, help_text="part of the name, or the beginning of an address")
+
+
+class ConsoleLogQuery(StrictSerializer):
+    wait = serializers.IntegerField(required=False, min_value=0, max_value=20, help_text="seconds")
+
+
+class AcceptedAnswer(Answer):
+    operation = OperationAnswer()
+    instance = InstanceAnswer()
+
+
+class CreatedAnswer(Answer):
+    """`operation` and `instance` are there when one was asked for; the lists always."""
+
+    operations = OperationAnswer(many=True)
+    instances = InstanceAnswer(many=True)
+    operation = OperationAnswer(required=False)
+    instance = InstanceAnswer(required=False)
+
+
+class ConsoleLogAnswer(Answer):
+    text = serializers.CharField(help_text="the newest output, at most 64 KiB")
+    fetched_at = serializers.DateTimeField(allow_null=True, help_text="null: nothing has been fetched yet, ask again")
+
+
+def show_instance(instance: Instance, actor: Actor) -> dict[str, Any]:
+    """An instance as the actor may see it; the row comes from `instance_rows`."""
+    shown: dict[str, Any] = InstanceAnswer(instance, context={"is_operator": actor.is_operator}).data
+    return shown
+
+
+class Instances(Door):
+    @route("instance_list", permission="instance.read", query=InstanceListQuery, page_of=InstanceAnswer)
+    def list(self, call: Call) -> Response:
+        """Newest first."""
+        query = call.query
+        tenant_id = listed_tenant(call, "instance.read")
+        host = get_host(actor=call.actor, reference=query["host"]) if "host" in query else None
+        rows = list_instances(
+            actor=call.actor,
+            tenant_id=tenant_id,
+            state=query.get("state"),
+            kind=query.get("kind"),
+            name=query.get("name"),
+            host=host,
+            search=query.get("search"),
+        )
+        return page(call.request, rows, lambda row: show_instance(row, call.actor))
+
+    @route("instance_create", permission="instance.create", body=InstanceCreateInput, answer=CreatedAnswer, status=202)
+    def create(self, call: Call) -> Response:
+        """Make 1 to N instances, all or none. The address is known at once, the guest is up when the operation ends."""
+        body = dict(call.body)
+        tenant = acting_tenant(call, "instance.create")
+        body.pop("tenant", None)
+        created = create_instances(actor=call.actor, tenant=tenant, request_key=call.request_key, **body)
+        return _created(created.operations, call.actor)
+
+    @route("instance_show", permission="instance.read", answer=InstanceAnswer)
+    def retrieve(self, call: Call, reference: str) -> Response:
+        instance = get_instance(actor=call.actor, reference=as_reference(reference))
+        return tagged(call.request, show_instance(instance, call.actor), version=instance.version, computed=True)
+
+    @route("instance_delete", permission="instance.delete", answer=AcceptedAnswer, status=202)
+    def destroy(self, call: Call, reference: str) -> Response:
+        """Delete it with its disk. What is in progress is cancelled first. Room and quota come back at the end."""
+        instance = self._find(call, reference)
+        _, operation = delete_instance(actor=call.actor, instance_id=instance.id, if_version=call.if_version)
+        return _accepted(operation, call.actor)
+
+    @route("instance_start", permission="instance.start", answer=AcceptedAnswer, status=202)
+    def start(self, call: Call, reference: str) -> Response:
+        return self._order(call, reference, start_instance)
+
+    @route("instance_stop", permission="instance.stop", body=ForceInput, answer=AcceptedAnswer, status=202)
+    def stop(self, call: Call, reference: str) -> Response:
+        """The guest is asked to stop, for 20 seconds; then, or with `force`, its power is cut."""
+        return self._order(call, reference, stop_instance, force=call.body.get("force", False))
+
+    @route("instance_reboot", permission="instance.reboot", body=ForceInput, answer=AcceptedAnswer, status=202)
+    def reboot(self, call: Call, reference: str) -> Response:
+        return self._order(call, reference, reboot_instance, force=call.body.get("force", False))
+
+    @route("instance_console_log", permission="instance.console_log", query=ConsoleLogQuery, answer=ConsoleLogAnswer)
+    def console_log(self, call: Call, reference: str) -> Response:
+        """What the guest wrote to its console. The newest known text is answered at once while a newer one is fetched;
+        with `?wait=5` the answer waits for that one, 5 seconds at most.
+        """
+        instance_id = self._find(call, reference).id
+        log = request_console_log(actor=call.actor, instance_id=instance_id)
+        seconds = call.query.get("wait", 0)
+        stale = log is None or log.fetched_at < timezone.now() - timedelta(seconds=FRESH_SECONDS)
+        if seconds and stale:
+            newer = ConsoleLog.objects.filter(instance_id=instance_id)
+            if log is not None:
+                newer = newer.filter(fetched_at__gt=log.fetched_at)
+            wait_until(newer.exists, seconds=seconds)
+            log = ConsoleLog.objects.filter(instance_id=instance_id).first()
+        text, fetched_at = ("", None) if log is None else (log.text, log.fetched_at)
+        return Response(call.render(ConsoleLogAnswer, {"text": text, "fetched_at": fetched_at}))
+
+    @route("instance_decision", permission="decision.read", answer=DecisionAnswer)
+    def decision(self, call: Call, reference: str) -> Response:
+        """Why it was placed where it is."""
+        instance = get_instance(actor=call.actor, reference=as_reference(reference))
+        return Response(call.render(DecisionAnswer, decision_of(actor=call.actor, instance=instance)))
+
+    def rebuild(self, operations: Sequence[Operation], actor: Actor) -> Response | None:
+        if operations[0].kind == "instance_create":
+            return _created(operations, actor)
+        return _accepted(operations[0], actor)
+
+    def _find(self, call: Call, reference: str) -> Instance:
+        """The instance as the caller sees it; the service checks under its lock whether the verb is allowed."""
+        return get_instance(actor=call.actor, reference=as_reference(reference))
+
+    def _order(self, call: Call, reference: str, service: Any, **options: Any) -> Response:
+        instance = self._find(call, reference)
+        _, operation = service(
+            actor=call.actor,
+            instance_id=instance.id,
+            if_version=call.if_version,
+            request_key=call.request_key,
+            **options,
+        )
+        return _accepted(operation, call.actor)
+
+
+def _created(operations: Sequence[Operation], actor: Actor) -> Response:
+    rows = _rows([operation.target_id for operation in operations], actor)
+    shown_operations = [show_operation(operation, actor) for operation in operations]
+    shown_instances = [
+        show_instance(rows[operation.target_id], actor) for operation in operations if operation.target_id in rows
+    ]
+    body: dict[str, Any] = {"operations": shown_operations, "instances": shown_instances}
+    if len(operations) == 1:
+        body["operation"] = shown_operations[0]
+        body |= {"instance": shown_instances[0]} if shown_instances else {}
+    return Response(body, status=202, headers={"Location": operation_url(operations[0].id)})
+
+
+def _accepted(operation: Operation, actor: Actor) -> Response:
+    rows = _rows([operation.target_id], actor)
+    body: dict[str, Any] = {"operation": show_operation(operation, actor)}
+    if operation.target_id in rows:
+        body["instance"] = show_instance(rows[operation.target_id], actor)
+    return Response(body, status=202, headers={"Location": operation_url(operation.id)})
+
+
+def _rows(ids: Sequence[uuid.UUID], actor: Actor) -> dict[uuid.UUID, Instance]:
+    """The instances as a list shows them, in one query: what the service returned lacks the annotations."""
+    return {row.id: row for row in instance_rows(visible=visible_tenant_ids(actor)).filter(id__in=ids)}

@@ -1,0 +1,89 @@
+"""Pools: hosts that share storage, a network and overcommit ratios."""
+
+from __future__ import annotations
+
+from rest_framework import serializers
+from rest_framework.response import Response
+
+from cloud.api.etags import check_version, tagged
+from cloud.api.fields import Answer, Choice, Number, StrictSerializer, Text
+from cloud.api.pagination import page
+from cloud.api.references import as_reference
+from cloud.api.routes import Call, Door, route
+from compute.selectors.lookup import find_pool
+from compute.selectors.pools import get_pool, list_pools
+from compute.services.catalog import create_pool, set_pool_ratio
+from tenants.services.access import authorize
+
+
+class CapacityAnswer(Answer):
+    vcpus = serializers.IntegerField(source="ceiling_vcpus")
+    memory_mib = serializers.IntegerField(source="ceiling_memory_mib")
+    disk_gib = serializers.IntegerField(source="ceiling_disk_gib")
+
+
+class UsedAnswer(Answer):
+    vcpus = serializers.IntegerField(source="used_vcpus")
+    memory_mib = serializers.IntegerField(source="used_memory_mib")
+    disk_gib = serializers.IntegerField(source="used_disk_gib")
+
+
+class PoolAnswer(Answer):
+    """How large a pool is, and how full, is for operators."""
+
+    operator_only = ("vcpu_ratio", "policy", "hosts_total", "hosts_up", "instances", "capacity", "used")
+
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    description = serializers.CharField()
+    vcpu_ratio = serializers.FloatField()
+    policy = serializers.ChoiceField(["spread", "pack"])
+    hosts_total = serializers.IntegerField()
+    hosts_up = serializers.IntegerField(help_text="enabled and answering")
+    instances = serializers.IntegerField()
+    capacity = CapacityAnswer(source="*", help_text="what the hosts in service can carry")
+    used = UsedAnswer(source="*")
+    created_at = serializers.DateTimeField()
+    version = serializers.IntegerField()
+
+
+class PoolCreateInput(StrictSerializer):
+    name = Text(max_length=63)
+    cidr = Text(max_length=43, help_text="of the pool's network, for example 10.80.0.0/20")
+    vcpu_ratio = Number(required=False, min_value=1, max_value=64)
+    policy = Choice(["spread", "pack"], required=False)
+    description = Text(required=False, allow_blank=True)
+
+
+class PoolUpdateInput(StrictSerializer):
+    vcpu_ratio = Number(min_value=1, max_value=64)
+
+
+class Pools(Door):
+    @route("pool_list", permission="pool.read", page_of=PoolAnswer)
+    def list(self, call: Call) -> Response:
+        """Oldest first."""
+        rows = list_pools(actor=call.actor)
+        return page(call.request, rows, lambda row: call.render(PoolAnswer, row), newest_first=False)
+
+    @route("pool_create", permission="pool.create", body=PoolCreateInput, answer=PoolAnswer, status=201)
+    def create(self, call: Call) -> Response:
+        """Make a pool with its network; for operators."""
+        pool = create_pool(actor=call.actor, **call.body)
+        shown = call.render(PoolAnswer, get_pool(actor=call.actor, reference=str(pool.id)))
+        return Response(shown, status=201, headers={"Location": f"/api/v1/pools/{pool.id}"})
+
+    @route("pool_show", permission="pool.read", answer=PoolAnswer)
+    def retrieve(self, call: Call, reference: str) -> Response:
+        pool = get_pool(actor=call.actor, reference=as_reference(reference))
+        return tagged(call.request, call.render(PoolAnswer, pool), version=pool.version, computed=True)
+
+    @route("pool_update", permission="pool.update", body=PoolUpdateInput, answer=PoolAnswer)
+    def partial_update(self, call: Call, reference: str) -> Response:
+        """Change how many vCPU a thread carries; what runs goes on."""
+        authorize(call.actor, "pool.update", None)
+        pool = find_pool(as_reference(reference))
+        check_version(call.request, pool.version)
+        pool = set_pool_ratio(actor=call.actor, pool=pool, vcpu_ratio=call.body["vcpu_ratio"])
+        shown = call.render(PoolAnswer, get_pool(actor=call.actor, reference=str(pool.id)))
+        return tagged(call.request, shown, version=pool.version, computed=True)

@@ -1,0 +1,120 @@
+"""Tenants of the tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+from rest_framework.response import Response
+
+from cloud.api.etags import tagged
+from cloud.api.fields import Answer, Choice, StrictSerializer, Text, Whole
+from cloud.api.pagination import page
+from cloud.api.references import as_reference
+from cloud.api.routes import Call, Door, route
+from tenants import selectors
+from tenants.errors import InvalidInput, NotFound
+from tenants.models import Tenant
+from tenants.scope import tenant_scope
+from tenants.services.access import authorize, visible_tenant_ids
+from tenants.services.tenants import create_tenant, delete_tenant, rename_tenant, set_tenant_state
+
+
+class TenantAnswer(Answer):
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    parent_id = serializers.SerializerMethodField(help_text="null: a top tenant, or one above yours")
+    state = serializers.ChoiceField(["active", "disabled"])
+    created_at = serializers.DateTimeField()
+    version = serializers.IntegerField()
+
+    def get_parent_id(self, tenant: Tenant) -> str | None:
+        """Not told where the parent is above what the caller's token reaches."""
+        top = self.context.get("top")
+        return None if tenant.parent_id is None or tenant.id == top else str(tenant.parent_id)
+
+
+class TenantCreateInput(StrictSerializer):
+    name = Text(max_length=63)
+    parent = Text(required=False, help_text="id or name; the token's own unless told")  # type: ignore[assignment]  a field
+    owner = Text(required=False, max_length=64, help_text="id or name of a user")
+    limits = serializers.DictField(
+        child=Whole(allow_null=True), required=False, help_text="resource -> limit, null: none"
+    )
+
+
+class TenantUpdateInput(StrictSerializer):
+    name = Text(required=False, max_length=63)
+    state = Choice(["active", "disabled"], required=False)
+
+
+class Tenants(Door):
+    @route("tenant_list", permission="tenant.read", page_of=TenantAnswer)
+    def list(self, call: Call) -> Response:
+        """The tenants that the token sees, oldest first."""
+        if call.actor.tenant_id is not None:
+            authorize(call.actor, "tenant.read", call.actor.tenant_id)
+        with tenant_scope(visible_tenant_ids(call.actor, "tenant.read")):
+            return page(call.request, selectors.tenants(), lambda row: _show(call, row), newest_first=False)
+
+    @route("tenant_create", permission="tenant.create", body=TenantCreateInput, answer=TenantAnswer, status=201)
+    def create(self, call: Call) -> Response:
+        """Make a tenant below another one; operators make top tenants too, by naming no parent."""
+        body = call.body
+        parent = None
+        if "parent" in body:
+            parent = _or_invalid("/parent", lambda: selectors.get_tenant(body["parent"]))
+        elif call.actor.tenant_id is not None:
+            parent = selectors.get_tenant(call.actor.tenant_id)
+        authorize(call.actor, "tenant.create", parent)
+        owner = _or_invalid("/owner", lambda: selectors.get_user(body["owner"])) if "owner" in body else None
+        tenant = create_tenant(
+            actor=call.actor, name=body["name"], parent=parent, owner=owner, limits=body.get("limits")
+        )
+        return Response(
+            _show(call, tenant),
+            status=201,
+            headers={"Location": f"/api/v1/tenants/{tenant.id}", "ETag": f'"{tenant.version}"'},
+        )
+
+    @route("tenant_show", permission="tenant.read", answer=TenantAnswer)
+    def retrieve(self, call: Call, reference: str) -> Response:
+        tenant = _find(call, reference, "tenant.read")
+        return tagged(call.request, _show(call, tenant), version=tenant.version)
+
+    @route("tenant_update", permission="tenant.update", body=TenantUpdateInput, answer=TenantAnswer)
+    def partial_update(self, call: Call, reference: str) -> Response:
+        """Rename it; disable it, with all below, or enable it again (both decided by the tenant above)."""
+        tenant = _find(call, reference, "tenant.update")
+        expected = call.if_version
+        if "name" in call.body:
+            tenant = rename_tenant(actor=call.actor, tenant=tenant, name=call.body["name"], expected_version=expected)
+            expected = None
+        if "state" in call.body:
+            active = call.body["state"] == "active"
+            tenant = set_tenant_state(actor=call.actor, tenant=tenant, active=active, expected_version=expected)
+        return tagged(call.request, _show(call, tenant), version=tenant.version)
+
+    @route("tenant_delete", permission="tenant.delete", status=204)
+    def destroy(self, call: Call, reference: str) -> Response:
+        """Only without instances, keypairs and tenants below it. Members and tokens go with it."""
+        tenant = _find(call, reference, "tenant.delete")
+        delete_tenant(actor=call.actor, tenant=tenant, expected_version=call.if_version)
+        return Response(status=204)
+
+
+def _find(call: Call, reference: str, permission: str) -> Tenant:
+    tenant = selectors.get_tenant(as_reference(reference))
+    authorize(call.actor, permission, tenant)
+    return tenant
+
+
+def _or_invalid(pointer: str, find: Any) -> Any:
+    try:
+        return find()
+    except NotFound as error:
+        raise InvalidInput.field(pointer, "not_found", error.detail)
+
+
+def _show(call: Call, tenant: Tenant) -> dict[str, Any]:
+    return call.render(TenantAnswer, tenant, top=call.actor.tenant_id)

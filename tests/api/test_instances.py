@@ -1,0 +1,124 @@
+"""Instances over HTTP: what a tenant asks and is told."""
+
+from __future__ import annotations
+
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from compute.models import Operation
+from tests.api.conftest import World
+
+
+def test_create_answers_202_with_operation_instance_and_location(world: World) -> None:
+    response = world.owner("POST", "instances", world.order(tags={"role": "web"}))
+    assert response.status_code == 202, response.content
+    body = response.json()
+    assert response["Location"] == f"/api/v1/operations/{body['operation']['id']}"
+    assert body["operations"] == [body["operation"]]
+    assert body["instances"] == [body["instance"]]
+    instance = body["instance"]
+    assert instance["status"] == "building"
+    assert instance["addresses"][0]["network"] == "default"
+    assert instance["flavor"] == {
+        "id": str(world.flavor.id),
+        "name": "nano",
+        "vcpus": 1,
+        "memory_mib": 256,
+        "disk_gib": 1,
+    }
+    assert instance["operation_id"] == body["operation"]["id"]
+    assert instance["tags"] == {"role": "web"}
+    assert "host" not in instance
+    assert body["operation"]["target"] == {"type": "instance", "id": instance["id"], "name": "web"}
+
+
+def test_create_of_many_answers_lists_alone(world: World) -> None:
+    body = world.owner.ok("POST", "instances", world.order(count=3), status=202)
+    assert [row["name"] for row in body["instances"]] == ["web-1", "web-2", "web-3"]
+    assert "instance" not in body
+    assert "operation" not in body
+
+
+def test_operators_see_host_and_mode(world: World) -> None:
+    created = world.owner.ok("POST", "instances", world.order(), status=202)["instance"]
+    shown = world.operator.ok("GET", f"instances/{created['id']}")
+    assert shown["host"] == {"id": str(world.host.id), "name": world.host.name}
+    assert shown["virt_mode"] == "qemu"
+
+
+def test_an_instance_is_found_by_name_and_by_id(world: World) -> None:
+    created = world.owner.ok("POST", "instances", world.order(), status=202)["instance"]
+    assert world.owner.ok("GET", "instances/web")["id"] == created["id"]
+    assert world.owner.ok("GET", f"instances/{created['id']}")["name"] == "web"
+
+
+def test_two_of_one_name_are_ambiguous(world: World) -> None:
+    for _ in range(2):
+        world.owner.ok("POST", "instances", world.order(), status=202)
+    problem = world.owner.ok("GET", "instances/web", status=409)
+    assert problem["code"] == "ambiguous_name"
+
+
+def test_a_second_verb_is_told_what_is_in_progress(world: World) -> None:
+    created = world.owner.ok("POST", "instances", world.order(), status=202)
+    response = world.owner("POST", "instances/web/actions/stop", {})
+    assert response.status_code == 409
+    assert response.json()["code"] == "invalid_state"
+    Operation.objects.filter(id=created["operation"]["id"]).update(state="running")  # the engine has taken it up
+    deleted = world.owner.ok("DELETE", "instances/web", status=202)
+    assert deleted["operation"]["kind"] == "instance_delete"
+    assert world.owner.ok("GET", f"operations/{created['operation']['id']}")["cancel_requested"] is True
+
+
+def test_refusal_by_placement_says_why_and_what_would_fit(world: World) -> None:
+    big = world.operator.ok(
+        "POST", "flavors", {"name": "huge", "vcpus": 64, "memory_mib": 65536, "disk_gib": 1}, status=201
+    )
+    problem = world.owner.ok("POST", "instances", world.order(flavor=big["id"]), status=409)
+    assert problem["code"] == "no_valid_host"
+    assert problem["reasons"]
+    assert world.host.name not in str(problem)
+    decision = world.owner.ok("GET", f"decisions/{problem['decision_id']}")
+    assert decision["outcome"] == "refused"
+    assert "refusals" not in decision
+    for_operator = world.operator.ok("GET", f"decisions/{problem['decision_id']}")
+    assert for_operator["refusals"][0]["host_name"] == world.host.name
+
+
+def test_refusal_by_quota_says_limit_used_and_asked(world: World) -> None:
+    world.operator.ok("PATCH", f"quotas?tenant={world.tenant.id}", {"limits": {"instances": 1}})
+    world.owner.ok("POST", "instances", world.order(), status=202)
+    problem = world.owner.ok("POST", "instances", world.order(name="web2"), status=409)
+    assert (problem["code"], problem["resource"], problem["limit"], problem["used"], problem["asked"]) == (
+        "quota_exceeded",
+        "instances",
+        1,
+        1,
+        1,
+    )
+
+
+def test_the_console_log_is_empty_at_first(world: World) -> None:
+    world.owner.ok("POST", "instances", world.order(), status=202)
+    assert world.owner.ok("GET", "instances/web/console-log") == {"text": "", "fetched_at": None}
+
+
+def test_user_data_is_never_shown(world: World) -> None:
+    created = world.owner.ok("POST", "instances", world.order(user_data="#cloud-config\nsecret: s3cr3t\n"), status=202)
+    assert "s3cr3t" not in str(created)
+    assert "s3cr3t" not in str(world.operator.ok("GET", "instances"))
+    assert "s3cr3t" not in str(world.operator.ok("GET", "audit"))
+
+
+def test_a_list_costs_the_same_queries_for_one_and_for_many(world: World) -> None:
+    def queries(path: str) -> int:
+        with CaptureQueriesContext(connection) as captured:
+            world.operator.ok("GET", path)
+        return len(captured)
+
+    world.operator.ok("GET", "me")  # the first use of a token is noted, the next ones in the same minute are not
+    world.owner.ok("POST", "instances", world.order(), status=202)
+    paths = ("instances", "operations", "decisions", "audit")
+    few = {path: queries(path) for path in paths}
+    world.owner.ok("POST", "instances", world.order(name="more", count=5), status=202)
+    assert {path: queries(path) for path in paths} == few
