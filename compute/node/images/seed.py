@@ -35,7 +35,8 @@ def seed_files(spec: InstanceSpec) -> dict[str, bytes]:
         "public-keys": list(spec.ssh_keys),
     }
     return {
-        "meta-data": yaml.safe_dump(meta, allow_unicode=True, sort_keys=False).encode(),
+        # Escaped to ASCII: rare line breaks (U+0085) would not come back as they were otherwise.
+        "meta-data": yaml.safe_dump(meta, allow_unicode=False, sort_keys=False, width=1 << 20).encode(),
         # A surrogate cannot be encoded; the guest sees a question mark rather than no seed at all.
         "user-data": (spec.user_data or _NO_USER_DATA).encode(errors="replace"),
     }

@@ -217,10 +217,10 @@ class Hypervisor:
         try:
             yield
         except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
-                return  # running already
-            if not connection.isAlive() or _look(domain).power in ("running", "paused"):
+            if not connection.isAlive():
                 raise
+            if _look(domain).power in ("running", "paused"):
+                return  # running already, whatever the code: some drivers say 55, some 1
             message = str(error)
             if "lock" in message and ("write" in message or "shared" in message):
                 raise RetryLater("disk_in_use", message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import termios
 import threading
 import tty
 from dataclasses import dataclass
@@ -93,8 +94,9 @@ class ConsoleRecorder:
                 descriptor = os.open(pty, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError:
                 return
-            with contextlib.suppress(OSError):
-                tty.setraw(descriptor)  # no echo: the guest would read its own words as input
+            with contextlib.suppress(OSError, termios.error):
+                # No echo: the guest would read its own words as input. At once: a flush would lose its first words.
+                tty.setraw(descriptor, termios.TCSANOW)
             attached = _Attached(pty, descriptor, log)
             self._attached[instance_id] = attached
             self._selector.register(descriptor, selectors.EVENT_READ, (instance_id, attached))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lxml import etree
 
+from compute.node.drivers.libvirt.xml_text import clean
 from compute.wire import InstanceSpec
 
 NAMESPACE = "https://cenote.dev/xmlns/instance/1"
@@ -22,8 +23,8 @@ def metadata_text(spec: InstanceSpec, token: int) -> str:
 
 
 def _fill(element: etree._Element, spec: InstanceSpec, token: int) -> etree._Element:
-    element.set("id", spec.id)
-    element.set("tenant", spec.tenant_id)
+    element.set("id", clean(spec.id))
+    element.set("tenant", clean(spec.tenant_id))
     element.set("token", str(token))
     return element
 

@@ -14,10 +14,9 @@ from lxml import etree
 
 from compute.node.drivers.base import Never
 from compute.node.drivers.libvirt.metadata import NAMESPACE
+from compute.node.drivers.libvirt.xml_text import clean
 from compute.wire import InstanceSpec
 
-# What XML 1.0 cannot hold at all: control characters, surrogates, two non-characters.
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
 _NAME_MAX = 32
 _FILE_ATTRIBUTES = frozenset({"file", "dir", "path", "socket"})
@@ -32,11 +31,6 @@ def node(parent: etree._Element, tag: str, text: str | None = None, **attributes
     for name, value in attributes.items():
         child.set(name.rstrip("_"), clean(str(value)))
     return child
-
-
-def clean(text: str) -> str:
-    """Return `text` with what XML cannot hold replaced."""
-    return _NOT_XML.sub("\ufffd", text)
 
 
 def domain_name(spec: InstanceSpec) -> str:
