@@ -8,39 +8,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-# What kombu's Redis transport uses to consume one queue with early acknowledgement, and to keep its connection.
+# Commands on values, all bound to the keys below; no look at the key space, no scripts, nothing of an administrator.
 _COMMANDS = (
-    *("ping", "hello", "auth", "select", "info", "client|setinfo", "client|setname", "client|id"),
-    *(
-        "brpop",
-        "rpop",
-        "lpush",
-        "rpush",
-        "llen",
-        "del",
-        "exists",
-        "expire",
-        "set",
-        "get",
-        "evalsha",
-        "eval",
-        "script|load",
-    ),
-    *(
-        "sadd",
-        "srem",
-        "smembers",
-        "hset",
-        "hget",
-        "hdel",
-        "zadd",
-        "zrem",
-        "zrevrangebyscore",
-        "multi",
-        "exec",
-        "watch",
-        "unwatch",
-    ),
+    *("@list", "@set", "@sortedset", "@hash", "@string", "@transaction"),
+    *("ping", "hello", "auth", "select", "client|setname", "client|id", "exists", "del", "unlink", "expire", "ttl"),
 )
 
 
@@ -57,5 +28,5 @@ def broker_password(secret_key: str, host_id: str) -> str:
 def acl_rule(host_id: str, password: str) -> list[str]:
     """Return the arguments of `ACL SETUSER name ...` for a host's user. Keys: its queue, binding and unacked sets only."""
     queue = queue_name(host_id)
-    keys = (f"~{queue}*", f"~_kombu.binding.{queue}*", f"~unacked.{queue}*")
+    keys = (f"~{queue}*", f"~_kombu.binding.{queue}*", f"~_kombu.binding_permanent.{queue}*", f"~unacked.{queue}*")
     return ["reset", "on", f">{password}", *keys, "resetchannels", "-@all", *(f"+{command}" for command in _COMMANDS)]

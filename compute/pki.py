@@ -60,7 +60,9 @@ def sign_csr(*, ca_dir: Path, csr_pem: str, name: str, addresses: list[str]) -> 
     key = request.public_key()
     strong = (isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048) or isinstance(key, ec.EllipticCurvePublicKey)
     if not valid or not strong:
-        raise CsrRefused("The certificate request needs a valid signature, and an elliptic-curve or RSA key from 2048 bits.")
+        raise CsrRefused(
+            "The certificate request needs a valid signature, and an elliptic-curve or RSA key from 2048 bits."
+        )
     ca = x509.load_pem_x509_certificate((ca_dir / "ca.pem").read_bytes())
     ca_key = serialization.load_pem_private_key((ca_dir / "ca.key").read_bytes(), password=None)
     assert isinstance(ca_key, ec.EllipticCurvePrivateKey)

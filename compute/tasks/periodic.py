@@ -31,7 +31,7 @@ def reconcile() -> None:
     """Hosts first: what is concluded about instances rests on which hosts are up."""
     hosts.run()
     instances.run()
-    client = redis.Redis.from_url(settings.BROKER_URL, socket_timeout=2, socket_connect_timeout=2)
+    client = redis.Redis.from_url(_plain(settings.BROKER_URL), socket_timeout=2, socket_connect_timeout=2)
     try:
         brokers.run(client)
     finally:
@@ -42,3 +42,8 @@ def reconcile() -> None:
 def expire_old() -> None:
     """Drop what has served its time."""
     expire()
+
+
+def _plain(broker_url: str) -> str:
+    """kombu and redis-py spell a unix socket differently."""
+    return broker_url.replace("redis+socket://", "unix://", 1)

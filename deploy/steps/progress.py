@@ -34,11 +34,19 @@ class Progress:
         print(f"  {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
 
 
-def run(*command: str | Path, timeout: float = 120.0, env: dict[str, str] | None = None, stdin: str | None = None) -> str:
+def run(
+    *command: str | Path, timeout: float = 120.0, env: dict[str, str] | None = None, stdin: str | None = None
+) -> str:
     """Run a command and return what it prints. Raises SetupError with its last words."""
     try:
         done = subprocess.run(
-            [str(part) for part in command], capture_output=True, text=True, timeout=timeout, env=env, input=stdin, check=False
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=env,
+            input=stdin,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise SetupError(f"{command[0]} did not end in {timeout:.0f} s") from None

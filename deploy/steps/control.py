@@ -1,0 +1,232 @@
+"""The control plane: its secrets, its private PostgreSQL and Redis, and its processes under one supervisor."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from compute import pki
+from deploy.steps.files import env_text, read_env, write
+from deploy.steps.place import REPO, Place
+from deploy.steps.progress import SetupError, run
+from deploy.steps.supervisor import Program, Supervisor
+
+CONTROL = ("postgres", "redis", "web", "worker", "relay", "beat")
+
+
+def make_secrets(place: Place) -> dict[str, str]:
+    """Return the control plane's environment, made once and kept in cloud.env (0600)."""
+    file = place.state / "cloud.env"
+    known = read_env(file)
+    database_password = known.get("CENOTE_DATABASE_PASSWORD") or secrets.token_urlsafe(24)
+    broker_password = known.get("CENOTE_BROKER_PASSWORD") or secrets.token_urlsafe(24)
+    values = {
+        "CENOTE_SECRET_KEY": known.get("CENOTE_SECRET_KEY") or secrets.token_urlsafe(48),
+        "CENOTE_DATABASE_PASSWORD": database_password,
+        "CENOTE_BROKER_PASSWORD": broker_password,
+        "CENOTE_DATABASE_URL": f"postgres://cenote:{database_password}@/{place.private / 'postgres'}/cenote",
+        "CENOTE_REDIS_URL": f"redis+socket://control:{broker_password}@{place.doors / 'redis.sock'}",
+        "CENOTE_NODE_BROKER_URL": "redis+socket://{user}:{password}@" + str(place.doors / "redis.sock"),
+        "CENOTE_URL": known.get("CENOTE_URL") or place.url,
+        "CENOTE_ALLOWED_HOSTS": known.get("CENOTE_ALLOWED_HOSTS") or "127.0.0.1,localhost,nodeapi",
+        "CENOTE_STATE_DIR": str(place.state),
+        "CENOTE_LAB": known.get("CENOTE_LAB") or "1",
+    }
+    write(file, env_text(values), mode=0o600)
+    pki.make_ca(place.state / "ca")
+    return values
+
+
+def environment(place: Place) -> dict[str, str]:
+    """Return the environment of the control plane's processes and of `manage.py`."""
+    return {
+        "PATH": f"{place.venv / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(REPO),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "DJANGO_SETTINGS_MODULE": "cloud.settings",
+        **read_env(place.state / "cloud.env"),
+    }
+
+
+def manage(place: Place, *arguments: str, timeout: float = 120.0) -> str:
+    """Run a management command and return what it prints."""
+    return run(place.venv / "bin" / "python", REPO / "manage.py", *arguments, env=environment(place), timeout=timeout)
+
+
+def _postgres_bin() -> Path:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        raise SetupError("PostgreSQL is not installed (package postgresql-15)")
+    return found[-1]
+
+
+def as_postgres(*command: str | Path, stdin: str | None = None, timeout: float = 120.0) -> str:
+    """Run as the user postgres, wherever the checkout lies."""
+    return run(REPO / "deploy" / "as-postgres", *command, stdin=stdin, timeout=timeout)
+
+
+def make_database(place: Place, password: str) -> None:
+    """Make the cluster: reached through a socket in a closed directory, and by password only. Durable as shipped."""
+    data, sockets = place.state / "postgres", place.private / "postgres"
+    if not (data / "made").exists():
+        # Without the mark the last try was cut off before anything of value was in it.
+        run("rm", "-rf", data)
+        run("install", "-d", "-m", "0700", "-o", "postgres", "-g", "postgres", data)
+        secret = place.private / ".postgres-password"
+        write(secret, password + "\n", mode=0o600)
+        run("chown", "postgres", secret)
+        as_postgres(
+            *(_postgres_bin() / "initdb", "-D", data, "-U", "cenote", "--auth=scram-sha-256", "--encoding=UTF8"),
+            *("--locale=C.UTF-8", f"--pwfile={secret}"),
+        )
+        secret.unlink()
+        (data / "made").touch()
+    run("install", "-d", "-m", "0700", "-o", "postgres", "-g", "postgres", sockets)
+    settings = f"""# Written by deploy/up.
+listen_addresses = ''
+unix_socket_directories = '{sockets}'
+max_connections = 140
+shared_buffers = 64MB
+work_mem = 4MB
+maintenance_work_mem = 32MB
+wal_compression = on
+max_wal_size = 256MB
+log_min_messages = warning
+log_timezone = 'UTC'
+timezone = 'UTC'
+"""
+    write(data / "conf.cenote", settings, mode=0o644)
+    main = data / "postgresql.conf"
+    if "conf.cenote" not in main.read_text():
+        with main.open("a") as stream:
+            stream.write("include 'conf.cenote'\n")
+
+
+def make_broker(place: Place, password: str) -> None:
+    """Write Redis' configuration: a socket, no port, a default user that may do nothing, append-only file, no eviction."""
+    folder = place.state / "redis"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    # Hosts' users are set by the control plane while Redis runs, and again after any loss: they need no file.
+    write(folder / "users.acl", f"user default off\nuser control on >{password} ~* &* +@all\n", mode=0o600)
+    write(
+        folder / "redis.conf",
+        f"""# Written by deploy/up.
+port 0
+unixsocket {place.doors / "redis.sock"}
+unixsocketperm 777
+aclfile {folder / "users.acl"}
+dir {folder}
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory 256mb
+maxmemory-policy noeviction
+daemonize no
+""",
+        mode=0o600,
+    )
+
+
+def programs(place: Place) -> list[Program]:
+    """Return the control plane's processes, in the order in which they come up."""
+    env = environment(place)
+    python = place.venv / "bin" / "python"
+    celery = f"{python} -m celery -A cloud.celery"
+    gunicorn = (
+        f"{python} -m gunicorn cloud.wsgi --worker-class gthread --workers 2 --threads 24 --timeout 90 --keep-alive 75"
+        f" --bind 127.0.0.1:{place.port} --bind unix:{place.doors / 'web.sock'} --preload --max-requests 0"
+        " --forwarded-allow-ips '' --worker-tmp-dir /dev/shm"
+    )
+    return [
+        Program(
+            "postgres",
+            f"{REPO}/deploy/as-postgres {_postgres_bin()}/postgres -D {place.state / 'postgres'}",
+            env,
+            priority=10,
+            stop_signal="INT",
+        ),
+        Program("redis", f"redis-server {place.state / 'redis' / 'redis.conf'}", env, priority=10),
+        Program("web", gunicorn, env, priority=20),
+        Program(
+            "worker",
+            f"{celery} worker --pool threads --concurrency 8 -Q control --loglevel WARNING"
+            " --without-gossip --without-mingle --without-heartbeat",
+            env,
+            priority=20,
+        ),
+        Program("relay", f"{python} {REPO}/manage.py relay_run", env, priority=20),
+        Program(
+            "beat", f"{celery} beat --loglevel WARNING --schedule {place.private / 'beat'} --pidfile=", env, priority=20
+        ),
+    ]
+
+
+def start_stores(place: Place, supervisor: Supervisor) -> None:
+    """Start PostgreSQL and Redis, and wait until both answer."""
+    supervisor.start("postgres", "redis")
+    _wait(lambda: (place.private / "postgres" / ".s.PGSQL.5432").exists(), 60, "PostgreSQL", place.log / "postgres.log")
+    _wait(lambda: _answers(place.doors / "redis.sock"), 30, "Redis", place.log / "redis.log")
+    values = read_env(place.state / "cloud.env")
+    client = {"PGPASSWORD": values["CENOTE_DATABASE_PASSWORD"], "PATH": os.environ["PATH"]}
+    sockets = str(place.private / "postgres")
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            there = run(
+                *("psql", "-qAt", "-h", sockets, "-U", "cenote", "-d", "postgres"),
+                *("-c", "SELECT 1 FROM pg_database WHERE datname = 'cenote'"),
+                env=client,
+            )
+            break
+        except SetupError:
+            # Recovery after a crash takes a moment; the socket is there before it ends.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+    if not there.strip():
+        run("createdb", "-h", sockets, "-U", "cenote", "cenote", env=client)
+
+
+def start_services(place: Place, supervisor: Supervisor, *, fresh: bool) -> None:
+    """Start web, worker, relay and beat; restart them when `fresh` code or settings ask for it. Wait until ready."""
+    names = ("web", "worker", "relay", "beat")
+    if fresh:
+        supervisor.restart(*names)
+    else:
+        supervisor.start(*names)
+    _wait(lambda: _ready(place), 90, "the web process", place.log / "web.log")
+
+
+def _ready(place: Place) -> bool:
+    try:
+        with urllib.request.urlopen(f"{place.url}/health/ready", timeout=5) as answer:
+            return json.load(answer).get("status") == "ok"
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def _answers(path: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(2)
+            client.connect(str(path))
+            return True
+    except OSError:
+        return False
+
+
+def _wait(true: object, seconds: float, what: str, log: Path) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]  a zero-argument callable
+        if time.monotonic() > deadline:
+            tail = log.read_text(errors="replace")[-1500:] if log.exists() else "(no log)"
+            raise SetupError(f"{what} did not come up in {seconds:.0f} s; the end of {log}:\n{tail}")
+        time.sleep(0.1)

@@ -1,0 +1,51 @@
+"""`deploy/down`: ends the lab and the control plane. Data stays, unless `--purge` is given."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+
+from deploy.labhosts import lab, namespaces
+from deploy.steps.place import Place
+from deploy.steps.progress import Progress, SetupError
+from deploy.steps.supervisor import Supervisor
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="deploy/down", description="Stop the cloud. Its data stays.")
+    parser.add_argument("--purge", action="store_true", help="delete its data as well: guests, database, images")
+    options = parser.parse_args()
+    place = Place.here()
+    supervisor = Supervisor(place)
+    progress = Progress(3 if options.purge else 2)
+    try:
+        with progress.step("Lab hosts and their guests"):
+            for host in lab.hosts(place):
+                lab.power_off(supervisor, host) if supervisor.running() else namespaces.end_processes(host)
+                namespaces.unmake(host)
+            namespaces.unmake_switch(place)
+        with progress.step("Control plane"):
+            supervisor.shutdown()
+        if options.purge:
+            with progress.step("Data"):
+                _purge(place)
+    except SetupError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _purge(place: Place) -> None:
+    """Delete all of the state but the virtual environment, in which this runs; deploy/down deletes that."""
+    for entry in place.state.iterdir():
+        if entry == place.venv or entry.name in ("testdb", "testdb.lock", "test-cloud"):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
