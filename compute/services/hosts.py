@@ -75,6 +75,11 @@ def join_host(*, token: str, name: str, address: str, csr_pem: str) -> Joined:
         if row.name and row.name != name:
             raise JoinRefused(f"The join token is for a host called {row.name}.")
         check_name(name)
+        try:
+            certificate = pki.sign_csr(ca_dir=settings.CA_DIR, csr_pem=csr_pem, name=name, addresses=[address])
+        except pki.PkiError as error:
+            # Before anything is written: a bad request must not cost the token.
+            raise JoinRefused(f"The certificate request cannot be signed: {error}.") from None
         node_token = "cnn_" + secrets.token_urlsafe(32)
         host = Host.objects.select_for_update(of=("self",)).filter(name=name).first()
         if host is None:
@@ -96,7 +101,6 @@ def join_host(*, token: str, name: str, address: str, csr_pem: str) -> Joined:
         ).exists():
             order_prove(actor=actor, host=host)
         audit.record(actor=actor, action="host.create", target=host, after={"address": address, "pool": row.pool.name})
-    certificate = pki.sign_csr(ca_dir=settings.CA_DIR, csr_pem=csr_pem, name=name, addresses=[address])
     return Joined(
         host=host,
         node_token=node_token,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from compute.pki import make_key_and_csr
+from compute.pki import make_request
 from deploy.steps.files import env_text, read_env, write
 from deploy.steps.progress import SetupError
 
@@ -107,14 +107,14 @@ def join(
     lab: bool = False,
 ) -> str:
     """Join and return the host's id. Raises SetupError with what would help. May be run again with a fresh token."""
-    key_pem, csr_pem = make_key_and_csr(name)
+    key_pem, csr_pem = make_request(name)
     answer = _ask(api, {"token": token, "name": name, "address": address, "csr_pem": csr_pem}, ca_file)
     for folder in (files.etc_pki / "CA", files.etc_pki / "libvirt" / "private", files.etc_cenote):
         folder.mkdir(parents=True, exist_ok=True)
     write(files.etc_pki / "CA" / "cacert.pem", answer["ca_pem"])
     for side in ("server", "client"):
         write(files.etc_pki / "libvirt" / f"{side}cert.pem", answer["cert_pem"])
-        write(files.etc_pki / "libvirt" / "private" / f"{side}key.pem", key_pem, mode=0o600)
+        write(files.etc_pki / "libvirt" / "private" / f"{side}key.pem", key_pem.decode(), mode=0o600)
     write_libvirt(files, lab=lab)
     env = {
         "CENOTE_NODE_ID": answer["host_id"],

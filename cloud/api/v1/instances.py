@@ -70,6 +70,7 @@ class InstanceAnswer(Answer):
     power_observed_at = serializers.DateTimeField(allow_null=True)
     flavor = SizeAnswer(source="*")
     image = NamedAnswer()
+    default_user = serializers.CharField(source="image.default_user", help_text="who to log in as")
     pool = NamedAnswer()
     host = NamedAnswer(allow_null=True)
     virt_mode = serializers.SerializerMethodField(help_text="kvm, qemu or lxc")
