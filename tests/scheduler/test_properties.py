@@ -120,6 +120,26 @@ def test_a_stream_of_placements_never_goes_over_the_ratio(
             assert used <= exact_capacity(host, resource) or used == getattr(started[host.id], resource)
 
 
+def facts(snapshot: Snapshot) -> list[dict[str, object]]:
+    """What the columns say of each row; a flag that no host has any more says nothing."""
+    rows: list[dict[str, object]] = []
+    for row in range(len(snapshot)):
+        said: dict[str, object] = {"load": snapshot.load[row], "place": snapshot.id_order[row]}
+        for resource in RESOURCES:
+            said[resource] = (snapshot.capacity[resource][row], snapshot.used[resource][row])
+        flags = {
+            "admin": snapshot.admin_states,
+            "observed": snapshot.observed_states,
+            "pools": snapshot.pools,
+            "modes": snapshot.modes,
+            "traits": snapshot.traits,
+        }
+        said |= {name: {value for value, column in columns.items() if column[row]} for name, columns in flags.items()}
+        said["groups"] = {group: members[row] for group, members in snapshot.groups.items() if row in members}
+        rows.append(said)
+    return rows
+
+
 @counted
 @given(fleets(least=1), requests, policies, st.data())
 def test_a_snapshot_kept_up_to_date_ranks_like_a_new_one(
@@ -141,6 +161,7 @@ def test_a_snapshot_kept_up_to_date_ranks_like_a_new_one(
             changed, used=changed.used + size, instances=changed.instances + 1, group_counts=counts
         )
     assert kept.hosts == tuple(current[host.id] for host in hosts)
+    assert facts(kept) == facts(Snapshot.from_hosts(kept.hosts))
     assert rank(kept, request, policy) == rank_hosts(tuple(current.values()), request, policy)
 
 

@@ -108,6 +108,15 @@ def test_spread_looks_at_the_resource_that_runs_out_first() -> None:
     assert order(rank(hosts, request(), SPREAD)) == ["even", "no-disk-left"]
 
 
+def test_a_shrunken_host_counts_as_full_and_not_as_fuller_than_full() -> None:
+    shrunken, nothing_more = host("a", used=resources(12, 0, 0)), request(0, 1024, 10)
+    for ranking in (
+        rank_hosts([shrunken], nothing_more, SPREAD),
+        rank_columns(Snapshot.from_hosts([shrunken]), nothing_more, SPREAD),
+    ):
+        assert ranking.candidates[0].contributions["spread"] == 0.0
+
+
 def test_load_decides_between_hosts_that_are_equally_full() -> None:
     assert order(rank([host("busy", load=0.9), host("calm", load=0.1)], request(), SPREAD)) == ["calm", "busy"]
 
