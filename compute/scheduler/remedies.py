@@ -137,11 +137,12 @@ def _for_one(snapshot: Snapshot, request: Request) -> list[tuple[Change, ...]]:
     set would have been offered instead.
     """
     bits = failing_rows(snapshot, request)
-    sets = np.unique(bits[_healable(snapshot, request, bits)]).tolist()
+    healable = _healable(snapshot, request, bits)
+    sets = np.unique(bits[healable]).tolist()
     smallest = [one for one in sets if not any(other != one and other & one == other for other in sets)]
     found: list[tuple[tuple[int, int, float, float, int, int], tuple[Change, ...]]] = []
     for one in sorted(smallest, key=lambda value: (value.bit_count(), value)):
-        rows: Counts = np.flatnonzero(bits == one)
+        rows: Counts = np.flatnonzero(healable & (bits == one))
         best: dict[str, tuple[tuple[int, int, float, float, int, int], tuple[Change, ...]]] = {}
         for row in _closest(snapshot, request, one, rows):
             changes = _changes(snapshot, request, one, row)

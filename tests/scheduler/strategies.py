@@ -84,6 +84,42 @@ requests = st.builds(
     virt_mode=st.sampled_from([None, None, "kvm", "lxc"]),
 )
 
+
+@st.composite
+def demands(draw: st.DrawFn) -> tuple[list[HostState], Request]:
+    """Hosts in service with some room each, and a request that is mostly too much for them in one way or several."""
+    room = st.builds(Resources, st.integers(0, 6), st.integers(0, 6), st.integers(0, 6))
+    traits = st.frozensets(st.sampled_from(TRAITS))
+    groups = st.sampled_from([{}, {"blue": 1}])
+    modes = st.sampled_from([frozenset({"kvm", "qemu"}), frozenset({"qemu"}), frozenset({"lxc"})])
+    hosts = [
+        HostState(
+            id=host_id,
+            name=f"name-of-{host_id}",
+            pool_id=draw(st.sampled_from(POOLS)),
+            inventory=Inventory(total=Resources(8, 8, 8), reserved=Resources(0, 0, 0)),
+            used=Resources(8, 8, 8) - draw(room),
+            instances=0,
+            admin_state="enabled",
+            observed_state=draw(st.sampled_from(["up", "up", "up", "down"])),
+            modes=draw(modes),
+            traits=draw(traits),
+            group_counts=draw(groups),
+        )
+        for host_id in draw(st.lists(st.sampled_from(IDS), unique=True, min_size=2))
+    ]
+    request = Request(
+        kind="vm",
+        resources=draw(st.builds(Resources, *[st.integers(0, 8)] * 3)),
+        pool_id=draw(st.sampled_from([None, *POOLS])),
+        required_traits=draw(traits),
+        target_host=draw(st.sampled_from([None, None, hosts[0].id])),
+        group=draw(st.sampled_from([None, "blue"])),
+        virt_mode=draw(st.sampled_from([None, None, "kvm"])),
+    )
+    return hosts, request
+
+
 policies = st.builds(
     Policy,
     name=st.sampled_from(["spread", "pack"]),

@@ -13,9 +13,10 @@ from compute.scheduler.ranking import rank
 from compute.scheduler.remedies import Change, apply, how_many, remedies
 from compute.scheduler.snapshot import Snapshot
 from tests.factories.scheduler import host, request, resources
-from tests.scheduler.strategies import counted, fleets, policies, requests
+from tests.scheduler.strategies import counted, demands, policies
 
 SPREAD = Policy("spread")
+Case = tuple[list[HostState], Request]
 
 
 def works(hosts: list[HostState], wanted: Request, policy: Policy, changes: tuple[Change, ...]) -> bool:
@@ -23,18 +24,18 @@ def works(hosts: list[HostState], wanted: Request, policy: Policy, changes: tupl
     return bool(rank(hosts, changed, policy).candidates)
 
 
-def one_more(change: Change) -> Change | None:
-    """The change that asks one unit more than offered (so: changes less), if that is still a change."""
-    if change.kind != "less" or change.to is None or change.asked is None or change.to + 1 >= change.asked:
-        return None
-    return replace(change, to=change.to + 1)
+def smaller_changes(change: Change) -> list[Change]:
+    """The changes that take one unit, one instance or one trait less from the request, if they are still changes."""
+    if change.to is not None and change.asked is not None:
+        return [replace(change, to=change.to + 1)] if change.to + 1 < change.asked else []
+    left = [tuple(trait for trait in change.traits if trait != dropped) for dropped in change.traits]
+    return [replace(change, traits=traits) for traits in left if traits]
 
 
 @counted
-@given(fleets(), requests, policies)
-def test_offered_remedies_make_it_fit_and_no_proper_part_of_them_does(
-    hosts: list[HostState], wanted: Request, policy: Policy
-) -> None:
+@given(demands(), policies)
+def test_offered_remedies_make_it_fit_and_no_proper_part_of_them_does(case: Case, policy: Policy) -> None:
+    hosts, wanted = case
     for remedy in remedies(hosts, wanted, policy):
         assert works(hosts, wanted, policy, remedy.changes)
         for size in range(len(remedy.changes)):
@@ -43,55 +44,52 @@ def test_offered_remedies_make_it_fit_and_no_proper_part_of_them_does(
 
 
 @counted
-@given(fleets(), requests, policies)
-def test_asking_one_unit_more_than_offered_is_refused(hosts: list[HostState], wanted: Request, policy: Policy) -> None:
+@given(demands(), policies)
+def test_asking_one_unit_more_or_dropping_one_trait_fewer_is_refused(case: Case, policy: Policy) -> None:
+    hosts, wanted = case
     for remedy in remedies(hosts, wanted, policy):
         for place, change in enumerate(remedy.changes):
-            more = one_more(change)
-            if more is not None:
-                changes = (*remedy.changes[:place], more, *remedy.changes[place + 1 :])
+            for smaller in smaller_changes(change):
+                changes = (*remedy.changes[:place], smaller, *remedy.changes[place + 1 :])
                 assert not works(hosts, wanted, policy, changes)
 
 
 @counted
-@given(fleets(in_service=True, least=1), requests, policies)
-def test_a_refusal_that_any_change_could_heal_is_offered_a_remedy(
-    hosts: list[HostState], wanted: Request, policy: Policy
-) -> None:
-    """Hosts in service with room for the least possible amounts, not ruled out by name: one of them can be reached."""
-    bare = replace(
+@given(demands(), policies)
+def test_a_refusal_that_any_change_could_heal_is_offered_a_remedy(case: Case, policy: Policy) -> None:
+    hosts, wanted = case
+    least = replace(
         wanted,
         resources=resources(*(min(1, amount) for amount in asdict(wanted.resources).values())),
         pool_id=None,
         required_traits=frozenset(),
-        forbidden_traits=frozenset(),
         target_host=None,
         virt_mode=None,
         group_rule="soft_anti_affinity",
     )
-    if rank(hosts, bare, policy).candidates and not rank(hosts, wanted, policy).candidates:
-        assert remedies(hosts, wanted, policy)
+    could_be_healed = bool(rank(hosts, least, policy).candidates)
+    fits_already = bool(rank(hosts, wanted, policy).candidates)
+    assert bool(remedies(hosts, wanted, policy)) == (could_be_healed and not fits_already)
 
 
 @counted
-@given(fleets(), requests, policies, st.integers(2, 6))
-def test_remedies_for_a_batch_make_the_whole_batch_fit(
-    hosts: list[HostState], wanted: Request, policy: Policy, count: int
-) -> None:
+@given(demands(), policies, st.integers(2, 6))
+def test_remedies_for_a_batch_make_the_whole_batch_fit(case: Case, policy: Policy, count: int) -> None:
+    hosts, wanted = case
     for remedy in remedies(hosts, wanted, policy, count=count):
         changed, number = apply(wanted, remedy.changes, count)
         assert placed_one_by_one(hosts, changed, policy, number) == number
         for place, change in enumerate(remedy.changes):
-            more = replace(change, to=change.to + 1) if change.kind == "fewer" and change.to else one_more(change)
-            if more is not None:
-                changes = (*remedy.changes[:place], more, *remedy.changes[place + 1 :])
+            for smaller in smaller_changes(change):
+                changes = (*remedy.changes[:place], smaller, *remedy.changes[place + 1 :])
                 changed, number = apply(wanted, changes, count)
                 assert placed_one_by_one(hosts, changed, policy, number) < number
 
 
 @counted
-@given(fleets(), requests, policies)
-def test_how_many_is_what_placing_one_by_one_reaches(hosts: list[HostState], wanted: Request, policy: Policy) -> None:
+@given(demands(), policies)
+def test_how_many_is_what_placing_one_by_one_reaches(case: Case, policy: Policy) -> None:
+    hosts, wanted = case
     assert placed_one_by_one(hosts, wanted, policy, 200) == min(200, how_many(hosts, wanted))
 
 
@@ -106,8 +104,9 @@ def placed_one_by_one(hosts: list[HostState], wanted: Request, policy: Policy, m
 
 
 @counted
-@given(fleets(), requests, policies, st.integers(1, 3))
-def test_no_remedy_names_a_host(hosts: list[HostState], wanted: Request, policy: Policy, count: int) -> None:
+@given(demands(), policies, st.integers(1, 3))
+def test_no_remedy_names_a_host(case: Case, policy: Policy, count: int) -> None:
+    hosts, wanted = case
     for remedy in remedies(hosts, wanted, policy, count=count):
         text = repr(asdict(remedy))
         assert not any(item.id in text or item.name in text for item in hosts)
@@ -164,3 +163,18 @@ def test_a_missing_trait_is_named_and_only_the_missing_one() -> None:
     wanted = replace(request(), required_traits=frozenset({"ssd", "numa"}))
     (remedy,) = remedies(hosts, wanted, SPREAD)
     assert remedy.changes == (Change("without_traits", traits=("numa",)),)
+
+
+def test_of_several_hosts_the_one_that_needs_the_smallest_cuts_is_offered() -> None:
+    hosts = [host("a", used=resources(0, 8000, 95)), host("b", used=resources(0, 7692, 93))]
+    (remedy,) = remedies(hosts, request(1, 1024, 10), SPREAD)
+    assert [(change.resource, change.to) for change in remedy.changes] == [("memory_mib", 500), ("disk_gib", 7)]
+
+
+def test_each_other_pool_is_offered_for_itself() -> None:
+    hosts = [host("a", used=resources(8, 0, 0)), host("b", pool_id="pool-2"), host("c", pool_id="pool-3")]
+    offered = remedies(hosts, replace(request(), pool_id="pool-1"), SPREAD)
+    assert [remedy.changes for remedy in offered] == [
+        (Change("pool", pool="pool-2"),),
+        (Change("pool", pool="pool-3"),),
+    ]
