@@ -15,8 +15,8 @@ from compute.scheduler.weighers import active
 
 Item = TypeVar("Item")
 
-# Building columns costs about as much as looking at every host once; arrays win when they are used again.
-_COLUMNS_FROM = 64
+# Measured: from here on building columns and ranking them costs less than going host by host.
+_COLUMNS_FROM = 16
 
 
 def rank(hosts: Sequence[HostState] | Snapshot, request: Request, policy: Policy) -> Ranking:
