@@ -18,6 +18,8 @@ WIRE_VERSION = 1
 
 Kind = Literal["vm", "container"]
 VirtMode = Literal["kvm", "qemu", "lxc"]
+ImageFormat = Literal["qcow2", "raw", "rootfs-tar"]
+Boot = Literal["disk", "kernel", "init"]
 Outcome = Literal["done", "retry", "never", "unknown"]
 PowerState = Literal["running", "paused", "stopped", "crashed", "suspended", "absent"]
 
@@ -89,11 +91,11 @@ class ImageRef(Message):
     """An image file in the pool's storage. Paths are built by the node from `id` and `format`, never sent."""
 
     id: str
-    format: Literal["qcow2", "raw", "rootfs-tar"]
+    format: ImageFormat
     sha256: str
     size_bytes: int
     virtual_size_gib: int
-    boot: Literal["disk", "kernel", "init"] = "disk"  # kernel: <id>.kernel and <id>.initrd lie beside the image
+    boot: Boot = "disk"  # kernel: <id>.kernel and <id>.initrd lie beside the image
     kernel_args: str = ""
 
 

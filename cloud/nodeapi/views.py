@@ -83,7 +83,7 @@ def join(request: HttpRequest) -> HttpResponse:
     for name, value in fields.items():
         if not isinstance(value, str) or not value:
             raise InvalidInput.field(f"/{name}", "required", f"{name} is a text and has to be given.")
-    joined = hosts.join_host(**fields)  # type: ignore[arg-type]  checked just above
+    joined = hosts.join_host(**{name: str(value) for name, value in fields.items()})
     return JsonResponse(
         {
             "host_id": str(joined.host.id),

@@ -9,530 +9,810 @@ import tenants.models.ids
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('tenants', '0002_paths_and_append_only_audit'),
+        ("tenants", "0002_paths_and_append_only_audit"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Allocation',
+            name="Allocation",
             fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('consumer_type', models.CharField(choices=[('instance', 'instance'), ('migration', 'migration')], max_length=16)),
-                ('consumer_id', models.UUIDField()),
-                ('vcpus', models.PositiveIntegerField()),
-                ('memory_mib', models.PositiveIntegerField()),
-                ('disk_gib', models.PositiveIntegerField()),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                (
+                    "consumer_type",
+                    models.CharField(choices=[("instance", "instance"), ("migration", "migration")], max_length=16),
+                ),
+                ("consumer_id", models.UUIDField()),
+                ("vcpus", models.PositiveIntegerField()),
+                ("memory_mib", models.PositiveIntegerField()),
+                ("disk_gib", models.PositiveIntegerField()),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Instance',
+            name="Instance",
             fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=63)),
-                ('kind', models.CharField(choices=[('vm', 'vm'), ('container', 'container')], max_length=16)),
-                ('state', models.CharField(default='building', max_length=16)),
-                ('desired_power', models.CharField(default='running', max_length=16)),
-                ('vcpus', models.PositiveIntegerField()),
-                ('memory_mib', models.PositiveIntegerField()),
-                ('disk_gib', models.PositiveIntegerField()),
-                ('keys', models.JSONField(blank=True, default=list, help_text='[{name, public_key}] as they were at create')),
-                ('user_data', models.TextField(blank=True, help_text='may hold secrets: never listed, never logged')),
-                ('tags', models.JSONField(blank=True, default=dict)),
-                ('error', models.JSONField(blank=True, help_text='{code, message} for the tenant', null=True)),
-                ('token', models.BigIntegerField(default=0, help_text='fencing token: raised by every new HostCall that changes it')),
-                ('version', models.PositiveIntegerField(default=1)),
-                ('created_by', models.CharField(blank=True, max_length=150)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('deleted_at', models.DateTimeField(blank=True, null=True)),
-                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='tenants.tenant')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("name", models.CharField(max_length=63)),
+                ("kind", models.CharField(choices=[("vm", "vm"), ("container", "container")], max_length=16)),
+                ("state", models.CharField(default="building", max_length=16)),
+                ("desired_power", models.CharField(default="running", max_length=16)),
+                ("vcpus", models.PositiveIntegerField()),
+                ("memory_mib", models.PositiveIntegerField()),
+                ("disk_gib", models.PositiveIntegerField()),
+                (
+                    "keys",
+                    models.JSONField(blank=True, default=list, help_text="[{name, public_key}] as they were at create"),
+                ),
+                ("user_data", models.TextField(blank=True, help_text="may hold secrets: never listed, never logged")),
+                ("tags", models.JSONField(blank=True, default=dict)),
+                ("error", models.JSONField(blank=True, help_text="{code, message} for the tenant", null=True)),
+                (
+                    "token",
+                    models.BigIntegerField(
+                        default=0, help_text="fencing token: raised by every new HostCall that changes it"
+                    ),
+                ),
+                ("version", models.PositiveIntegerField(default=1)),
+                ("created_by", models.CharField(blank=True, max_length=150)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("deleted_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="tenants.tenant"
+                    ),
+                ),
             ],
             options={
-                'abstract': False,
-                'base_manager_name': 'unscoped',
+                "abstract": False,
+                "base_manager_name": "unscoped",
             },
             managers=[
-                ('objects', django.db.models.manager.Manager()),
-                ('unscoped', django.db.models.manager.Manager()),
+                ("objects", django.db.models.manager.Manager()),
+                ("unscoped", django.db.models.manager.Manager()),
             ],
         ),
         migrations.CreateModel(
-            name='Flavor',
+            name="Flavor",
             fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=63, unique=True)),
-                ('vcpus', models.PositiveIntegerField()),
-                ('memory_mib', models.PositiveIntegerField()),
-                ('disk_gib', models.PositiveIntegerField()),
-                ('kind', models.CharField(blank=True, choices=[('vm', 'vm'), ('container', 'container')], max_length=16)),
-                ('active', models.BooleanField(default=True)),
-                ('version', models.PositiveIntegerField(default=1)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("name", models.CharField(max_length=63, unique=True)),
+                ("vcpus", models.PositiveIntegerField()),
+                ("memory_mib", models.PositiveIntegerField()),
+                ("disk_gib", models.PositiveIntegerField()),
+                (
+                    "kind",
+                    models.CharField(blank=True, choices=[("vm", "vm"), ("container", "container")], max_length=16),
+                ),
+                ("active", models.BooleanField(default=True)),
+                ("version", models.PositiveIntegerField(default=1)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                'ordering': ['vcpus', 'memory_mib', 'name'],
+                "ordering": ["vcpus", "memory_mib", "name"],
             },
         ),
         migrations.CreateModel(
-            name='Host',
+            name="Host",
             fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=63, unique=True)),
-                ('address', models.GenericIPAddressField(help_text='on the underlay: VXLAN and migration')),
-                ('admin_state', models.CharField(default='enrolling', max_length=16)),
-                ('observed_state', models.CharField(default='unknown', max_length=16)),
-                ('state_reason', models.CharField(blank=True, max_length=255)),
-                ('total_vcpus', models.PositiveIntegerField(default=0)),
-                ('total_memory_mib', models.PositiveIntegerField(default=0)),
-                ('total_disk_gib', models.PositiveIntegerField(default=0)),
-                ('reserved_vcpus', models.PositiveIntegerField(default=0)),
-                ('reserved_memory_mib', models.PositiveIntegerField(default=0)),
-                ('reserved_disk_gib', models.PositiveIntegerField(default=0)),
-                ('used_vcpus', models.PositiveIntegerField(default=0)),
-                ('used_memory_mib', models.PositiveIntegerField(default=0)),
-                ('used_disk_gib', models.PositiveIntegerField(default=0)),
-                ('used_instances', models.PositiveIntegerField(default=0)),
-                ('ceiling_vcpus', models.PositiveIntegerField(default=0)),
-                ('ceiling_memory_mib', models.PositiveIntegerField(default=0)),
-                ('ceiling_disk_gib', models.PositiveIntegerField(default=0)),
-                ('modes', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=8), blank=True, default=list, help_text='kvm, qemu, lxc, as proved', size=None)),
-                ('traits', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=63), blank=True, default=list, size=None)),
-                ('facts', models.JSONField(blank=True, default=dict, help_text='versions, CPU model, cgroup version: wire.HostInventory')),
-                ('proof', models.JSONField(blank=True, default=dict, help_text='last enrolment proof: wire.HostProof')),
-                ('proved_at', models.DateTimeField(blank=True, null=True)),
-                ('boot_id', models.CharField(blank=True, max_length=64)),
-                ('booted_at', models.DateTimeField(blank=True, help_text='when its boot id was first seen to differ', null=True)),
-                ('last_seen_at', models.DateTimeField(blank=True, null=True)),
-                ('observed_at', models.DateTimeField(blank=True, help_text='last successful listing of its domains', null=True)),
-                ('strays', models.JSONField(blank=True, default=list, help_text='domains with our mark that do not belong here')),
-                ('stray_disks', models.JSONField(blank=True, default=list, help_text='instance directories without a live instance')),
-                ('clock_skew_seconds', models.FloatField(default=0.0)),
-                ('node_token_hash', models.CharField(blank=True, db_index=True, max_length=64)),
-                ('token', models.BigIntegerField(default=0, help_text='fencing token of calls whose target is the host itself')),
-                ('version', models.PositiveIntegerField(default=1)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("name", models.CharField(max_length=63, unique=True)),
+                ("address", models.GenericIPAddressField(help_text="on the underlay: VXLAN and migration")),
+                ("admin_state", models.CharField(default="enrolling", max_length=16)),
+                ("observed_state", models.CharField(default="unknown", max_length=16)),
+                ("state_reason", models.CharField(blank=True, max_length=255)),
+                ("total_vcpus", models.PositiveIntegerField(default=0)),
+                ("total_memory_mib", models.PositiveIntegerField(default=0)),
+                ("total_disk_gib", models.PositiveIntegerField(default=0)),
+                ("reserved_vcpus", models.PositiveIntegerField(default=0)),
+                ("reserved_memory_mib", models.PositiveIntegerField(default=0)),
+                ("reserved_disk_gib", models.PositiveIntegerField(default=0)),
+                ("used_vcpus", models.PositiveIntegerField(default=0)),
+                ("used_memory_mib", models.PositiveIntegerField(default=0)),
+                ("used_disk_gib", models.PositiveIntegerField(default=0)),
+                ("used_instances", models.PositiveIntegerField(default=0)),
+                ("ceiling_vcpus", models.PositiveIntegerField(default=0)),
+                ("ceiling_memory_mib", models.PositiveIntegerField(default=0)),
+                ("ceiling_disk_gib", models.PositiveIntegerField(default=0)),
+                (
+                    "modes",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.CharField(max_length=8),
+                        blank=True,
+                        default=list,
+                        help_text="kvm, qemu, lxc, as proved",
+                        size=None,
+                    ),
+                ),
+                (
+                    "traits",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.CharField(max_length=63), blank=True, default=list, size=None
+                    ),
+                ),
+                (
+                    "facts",
+                    models.JSONField(
+                        blank=True, default=dict, help_text="versions, CPU model, cgroup version: wire.HostInventory"
+                    ),
+                ),
+                ("proof", models.JSONField(blank=True, default=dict, help_text="last enrolment proof: wire.HostProof")),
+                ("proved_at", models.DateTimeField(blank=True, null=True)),
+                ("boot_id", models.CharField(blank=True, max_length=64)),
+                (
+                    "booted_at",
+                    models.DateTimeField(blank=True, help_text="when its boot id was first seen to differ", null=True),
+                ),
+                ("last_seen_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "observed_at",
+                    models.DateTimeField(blank=True, help_text="last successful listing of its domains", null=True),
+                ),
+                (
+                    "strays",
+                    models.JSONField(
+                        blank=True, default=list, help_text="domains with our mark that do not belong here"
+                    ),
+                ),
+                (
+                    "stray_disks",
+                    models.JSONField(
+                        blank=True, default=list, help_text="instance directories without a live instance"
+                    ),
+                ),
+                ("clock_skew_seconds", models.FloatField(default=0.0)),
+                ("node_token_hash", models.CharField(blank=True, db_index=True, max_length=64)),
+                (
+                    "token",
+                    models.BigIntegerField(
+                        default=0, help_text="fencing token of calls whose target is the host itself"
+                    ),
+                ),
+                ("version", models.PositiveIntegerField(default=1)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='HostCall',
+            name="HostCall",
             fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('step', models.SmallIntegerField(default=0)),
-                ('purpose', models.CharField(default='step', max_length=8)),
-                ('method', models.CharField(max_length=32)),
-                ('target_id', models.UUIDField()),
-                ('token', models.BigIntegerField()),
-                ('arguments', models.JSONField(default=dict)),
-                ('deadline_seconds', models.FloatField(default=60.0)),
-                ('state', models.CharField(default='waiting', max_length=16)),
-                ('lease_until', models.DateTimeField(blank=True, null=True)),
-                ('answer', models.JSONField(blank=True, null=True)),
-                ('settled', models.BooleanField(default=False, help_text='the engine has acted on the answer')),
-                ('not_before', models.DateTimeField(blank=True, null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('taken_at', models.DateTimeField(blank=True, null=True)),
-                ('answered_at', models.DateTimeField(blank=True, null=True)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("step", models.SmallIntegerField(default=0)),
+                ("purpose", models.CharField(default="step", max_length=8)),
+                ("method", models.CharField(max_length=32)),
+                ("target_id", models.UUIDField()),
+                ("token", models.BigIntegerField()),
+                ("arguments", models.JSONField(default=dict)),
+                ("deadline_seconds", models.FloatField(default=60.0)),
+                ("state", models.CharField(default="waiting", max_length=16)),
+                ("lease_until", models.DateTimeField(blank=True, null=True)),
+                ("answer", models.JSONField(blank=True, null=True)),
+                ("settled", models.BooleanField(default=False, help_text="the engine has acted on the answer")),
+                ("not_before", models.DateTimeField(blank=True, null=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("taken_at", models.DateTimeField(blank=True, null=True)),
+                ("answered_at", models.DateTimeField(blank=True, null=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Image',
+            name="Image",
             fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=63)),
-                ('kind', models.CharField(choices=[('vm', 'vm'), ('container', 'container')], max_length=16)),
-                ('format', models.CharField(choices=[('qcow2', 'qcow2'), ('raw', 'raw'), ('rootfs-tar', 'rootfs-tar')], max_length=16)),
-                ('boot', models.CharField(choices=[('disk', 'disk'), ('kernel', 'kernel'), ('init', 'init')], max_length=8)),
-                ('kernel_args', models.CharField(blank=True, max_length=512)),
-                ('default_user', models.CharField(default='cenote', max_length=32)),
-                ('sha256', models.CharField(max_length=64)),
-                ('size_bytes', models.BigIntegerField()),
-                ('virtual_size_gib', models.PositiveIntegerField()),
-                ('description', models.CharField(blank=True, max_length=255)),
-                ('active', models.BooleanField(default=True)),
-                ('version', models.PositiveIntegerField(default=1)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("name", models.CharField(max_length=63)),
+                ("kind", models.CharField(choices=[("vm", "vm"), ("container", "container")], max_length=16)),
+                (
+                    "format",
+                    models.CharField(
+                        choices=[("qcow2", "qcow2"), ("raw", "raw"), ("rootfs-tar", "rootfs-tar")], max_length=16
+                    ),
+                ),
+                (
+                    "boot",
+                    models.CharField(choices=[("disk", "disk"), ("kernel", "kernel"), ("init", "init")], max_length=8),
+                ),
+                ("kernel_args", models.CharField(blank=True, max_length=512)),
+                ("default_user", models.CharField(default="cenote", max_length=32)),
+                ("sha256", models.CharField(max_length=64)),
+                ("size_bytes", models.BigIntegerField()),
+                ("virtual_size_gib", models.PositiveIntegerField()),
+                ("description", models.CharField(blank=True, max_length=255)),
+                ("active", models.BooleanField(default=True)),
+                ("version", models.PositiveIntegerField(default=1)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='JoinToken',
+            name="JoinToken",
             fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(blank=True, help_text="the host name it is bound to; blank: the machine's own", max_length=63)),
-                ('token_hash', models.CharField(max_length=64, unique=True)),
-                ('expires_at', models.DateTimeField()),
-                ('used_at', models.DateTimeField(blank=True, null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                (
+                    "name",
+                    models.CharField(
+                        blank=True, help_text="the host name it is bound to; blank: the machine's own", max_length=63
+                    ),
+                ),
+                ("token_hash", models.CharField(max_length=64, unique=True)),
+                ("expires_at", models.DateTimeField()),
+                ("used_at", models.DateTimeField(blank=True, null=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Keypair',
+            name="Keypair",
             fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=63)),
-                ('public_key', models.TextField()),
-                ('fingerprint', models.CharField(max_length=64)),
-                ('version', models.PositiveIntegerField(default=1)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("name", models.CharField(max_length=63)),
+                ("public_key", models.TextField()),
+                ("fingerprint", models.CharField(max_length=64)),
+                ("version", models.PositiveIntegerField(default=1)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                'abstract': False,
-                'base_manager_name': 'unscoped',
-            },
-            managers=[
-                ('objects', django.db.models.manager.Manager()),
-                ('unscoped', django.db.models.manager.Manager()),
-            ],
-        ),
-        migrations.CreateModel(
-            name='Network',
-            fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=63)),
-                ('cidr', models.CharField(max_length=43)),
-                ('gateway', models.GenericIPAddressField()),
-                ('vni', models.PositiveIntegerField(help_text='VXLAN network identifier, below 2^24', unique=True)),
-                ('mtu', models.PositiveIntegerField(default=1450)),
-                ('dns', models.JSONField(blank=True, default=list)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-            ],
-        ),
-        migrations.CreateModel(
-            name='Operation',
-            fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('kind', models.CharField(max_length=32)),
-                ('target_type', models.CharField(max_length=16)),
-                ('target_id', models.UUIDField()),
-                ('target_name', models.CharField(max_length=63)),
-                ('state', models.CharField(default='pending', max_length=16)),
-                ('step', models.SmallIntegerField(default=0)),
-                ('input', models.JSONField(default=dict)),
-                ('scratch', models.JSONField(default=dict)),
-                ('steps', models.JSONField(default=list, help_text='[{name, state, started_at, finished_at}]')),
-                ('error', models.JSONField(blank=True, help_text='{code, message} for the tenant; {detail} for operators', null=True)),
-                ('attempts', models.PositiveSmallIntegerField(default=0, help_text='of the step in hand')),
-                ('next_attempt_at', models.DateTimeField()),
-                ('deadline_at', models.DateTimeField()),
-                ('cancel_requested', models.BooleanField(default=False)),
-                ('request_key', models.UUIDField(blank=True, db_index=True, help_text="idempotency key's row that made it", null=True)),
-                ('request_id', models.CharField(blank=True, max_length=64)),
-                ('actor', models.CharField(max_length=150)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('started_at', models.DateTimeField(blank=True, null=True)),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('version', models.PositiveIntegerField(default=1)),
-            ],
-        ),
-        migrations.CreateModel(
-            name='Pool',
-            fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(max_length=63, unique=True)),
-                ('description', models.CharField(blank=True, max_length=255)),
-                ('vcpu_ratio', models.FloatField(default=4.0)),
-                ('memory_ratio', models.FloatField(default=1.0)),
-                ('disk_ratio', models.FloatField(default=1.0)),
-                ('policy', models.CharField(choices=[('spread', 'spread'), ('pack', 'pack')], default='spread', max_length=16)),
-                ('shared_storage_id', models.CharField(blank=True, help_text='marker of the storage all hosts must see', max_length=64)),
-                ('version', models.PositiveIntegerField(default=1)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-            ],
-            options={
-                'ordering': ['name'],
-            },
-        ),
-        migrations.CreateModel(
-            name='Port',
-            fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('mac', models.CharField(max_length=17, unique=True)),
-                ('address', models.GenericIPAddressField()),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-            ],
-            options={
-                'abstract': False,
-                'base_manager_name': 'unscoped',
-            },
-            managers=[
-                ('objects', django.db.models.manager.Manager()),
-                ('unscoped', django.db.models.manager.Manager()),
-            ],
-        ),
-        migrations.CreateModel(
-            name='ConsoleLog',
-            fields=[
-                ('instance', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='console', serialize=False, to='compute.instance')),
-                ('text', models.TextField(blank=True)),
-                ('fetched_at', models.DateTimeField()),
-            ],
-        ),
-        migrations.CreateModel(
-            name='Decision',
-            fields=[
-                ('id', models.UUIDField(default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('instance_id', models.UUIDField(blank=True, db_index=True, null=True)),
-                ('kind', models.CharField(default='create', max_length=16)),
-                ('outcome', models.CharField(choices=[('placed', 'placed'), ('refused', 'refused')], max_length=16)),
-                ('request', models.JSONField()),
-                ('policy', models.CharField(max_length=16)),
-                ('hosts_seen', models.PositiveIntegerField()),
-                ('tally', models.JSONField(default=dict, help_text='filter -> number of hosts that it refused')),
-                ('candidates', models.JSONField(default=list, help_text='the best twenty, with score and contributions')),
-                ('refusals', models.JSONField(default=list, help_text='the first twenty, with filter and numbers')),
-                ('summary', models.JSONField(default=list, help_text='sentences without host names')),
-                ('remedies', models.JSONField(default=list)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='tenants.tenant')),
-            ],
-            options={
-                'abstract': False,
-                'base_manager_name': 'unscoped',
+                "abstract": False,
+                "base_manager_name": "unscoped",
             },
             managers=[
-                ('objects', django.db.models.manager.Manager()),
-                ('unscoped', django.db.models.manager.Manager()),
+                ("objects", django.db.models.manager.Manager()),
+                ("unscoped", django.db.models.manager.Manager()),
             ],
         ),
         migrations.CreateModel(
-            name='Domain',
+            name="Network",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('power', models.CharField(max_length=16)),
-                ('token', models.BigIntegerField(default=0)),
-                ('cpu_seconds', models.FloatField(default=0.0)),
-                ('misses', models.PositiveSmallIntegerField(default=0)),
-                ('since', models.DateTimeField(help_text='when this power state was first reported')),
-                ('observed_at', models.DateTimeField()),
-                ('instance', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='domains', to='compute.instance')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("name", models.CharField(max_length=63)),
+                ("cidr", models.CharField(max_length=43)),
+                ("gateway", models.GenericIPAddressField()),
+                ("vni", models.PositiveIntegerField(help_text="VXLAN network identifier, below 2^24", unique=True)),
+                ("mtu", models.PositiveIntegerField(default=1450)),
+                ("dns", models.JSONField(blank=True, default=list)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+            ],
+        ),
+        migrations.CreateModel(
+            name="Operation",
+            fields=[
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("kind", models.CharField(max_length=32)),
+                ("target_type", models.CharField(max_length=16)),
+                ("target_id", models.UUIDField()),
+                ("target_name", models.CharField(max_length=63)),
+                ("state", models.CharField(default="pending", max_length=16)),
+                ("step", models.SmallIntegerField(default=0)),
+                ("input", models.JSONField(default=dict)),
+                ("scratch", models.JSONField(default=dict)),
+                ("steps", models.JSONField(default=list, help_text="[{name, state, started_at, finished_at}]")),
+                (
+                    "error",
+                    models.JSONField(
+                        blank=True, help_text="{code, message} for the tenant; {detail} for operators", null=True
+                    ),
+                ),
+                ("attempts", models.PositiveSmallIntegerField(default=0, help_text="of the step in hand")),
+                ("next_attempt_at", models.DateTimeField()),
+                ("deadline_at", models.DateTimeField()),
+                ("cancel_requested", models.BooleanField(default=False)),
+                (
+                    "request_key",
+                    models.UUIDField(
+                        blank=True, db_index=True, help_text="idempotency key's row that made it", null=True
+                    ),
+                ),
+                ("request_id", models.CharField(blank=True, max_length=64)),
+                ("actor", models.CharField(max_length=150)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("started_at", models.DateTimeField(blank=True, null=True)),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                ("version", models.PositiveIntegerField(default=1)),
+            ],
+        ),
+        migrations.CreateModel(
+            name="Pool",
+            fields=[
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("name", models.CharField(max_length=63, unique=True)),
+                ("description", models.CharField(blank=True, max_length=255)),
+                ("vcpu_ratio", models.FloatField(default=4.0)),
+                ("memory_ratio", models.FloatField(default=1.0)),
+                ("disk_ratio", models.FloatField(default=1.0)),
+                (
+                    "policy",
+                    models.CharField(choices=[("spread", "spread"), ("pack", "pack")], default="spread", max_length=16),
+                ),
+                (
+                    "shared_storage_id",
+                    models.CharField(blank=True, help_text="marker of the storage all hosts must see", max_length=64),
+                ),
+                ("version", models.PositiveIntegerField(default=1)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+            ],
+            options={
+                "ordering": ["name"],
+            },
+        ),
+        migrations.CreateModel(
+            name="Port",
+            fields=[
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("mac", models.CharField(max_length=17, unique=True)),
+                ("address", models.GenericIPAddressField()),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+            ],
+            options={
+                "abstract": False,
+                "base_manager_name": "unscoped",
+            },
+            managers=[
+                ("objects", django.db.models.manager.Manager()),
+                ("unscoped", django.db.models.manager.Manager()),
+            ],
+        ),
+        migrations.CreateModel(
+            name="ConsoleLog",
+            fields=[
+                (
+                    "instance",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="console",
+                        serialize=False,
+                        to="compute.instance",
+                    ),
+                ),
+                ("text", models.TextField(blank=True)),
+                ("fetched_at", models.DateTimeField()),
+            ],
+        ),
+        migrations.CreateModel(
+            name="Decision",
+            fields=[
+                (
+                    "id",
+                    models.UUIDField(
+                        default=tenants.models.ids.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("instance_id", models.UUIDField(blank=True, db_index=True, null=True)),
+                ("kind", models.CharField(default="create", max_length=16)),
+                ("outcome", models.CharField(choices=[("placed", "placed"), ("refused", "refused")], max_length=16)),
+                ("request", models.JSONField()),
+                ("policy", models.CharField(max_length=16)),
+                ("hosts_seen", models.PositiveIntegerField()),
+                ("tally", models.JSONField(default=dict, help_text="filter -> number of hosts that it refused")),
+                (
+                    "candidates",
+                    models.JSONField(default=list, help_text="the best twenty, with score and contributions"),
+                ),
+                ("refusals", models.JSONField(default=list, help_text="the first twenty, with filter and numbers")),
+                ("summary", models.JSONField(default=list, help_text="sentences without host names")),
+                ("remedies", models.JSONField(default=list)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "tenant",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="tenants.tenant"
+                    ),
+                ),
+            ],
+            options={
+                "abstract": False,
+                "base_manager_name": "unscoped",
+            },
+            managers=[
+                ("objects", django.db.models.manager.Manager()),
+                ("unscoped", django.db.models.manager.Manager()),
+            ],
+        ),
+        migrations.CreateModel(
+            name="Domain",
+            fields=[
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("power", models.CharField(max_length=16)),
+                ("token", models.BigIntegerField(default=0)),
+                ("cpu_seconds", models.FloatField(default=0.0)),
+                ("misses", models.PositiveSmallIntegerField(default=0)),
+                ("since", models.DateTimeField(help_text="when this power state was first reported")),
+                ("observed_at", models.DateTimeField()),
+                (
+                    "instance",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="domains", to="compute.instance"
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='instance',
-            name='flavor',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='compute.flavor'),
+            model_name="instance",
+            name="flavor",
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name="+", to="compute.flavor"),
         ),
         migrations.AddConstraint(
-            model_name='flavor',
-            constraint=models.CheckConstraint(condition=models.Q(('disk_gib__gte', 1), ('memory_mib__gte', 16), ('vcpus__gte', 1)), name='flavor_has_a_size'),
+            model_name="flavor",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("disk_gib__gte", 1), ("memory_mib__gte", 16), ("vcpus__gte", 1)),
+                name="flavor_has_a_size",
+            ),
         ),
         migrations.AddField(
-            model_name='instance',
-            name='host',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='instances', to='compute.host'),
+            model_name="instance",
+            name="host",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="instances",
+                to="compute.host",
+            ),
         ),
         migrations.AddField(
-            model_name='domain',
-            name='host',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='domains', to='compute.host'),
+            model_name="domain",
+            name="host",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE, related_name="domains", to="compute.host"
+            ),
         ),
         migrations.AddField(
-            model_name='decision',
-            name='host',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='compute.host'),
+            model_name="decision",
+            name="host",
+            field=models.ForeignKey(
+                blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name="+", to="compute.host"
+            ),
         ),
         migrations.AddField(
-            model_name='allocation',
-            name='host',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='allocations', to='compute.host'),
+            model_name="allocation",
+            name="host",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="allocations", to="compute.host"
+            ),
         ),
         migrations.AddField(
-            model_name='hostcall',
-            name='host',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='calls', to='compute.host'),
+            model_name="hostcall",
+            name="host",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="calls", to="compute.host"
+            ),
         ),
         migrations.AddField(
-            model_name='instance',
-            name='image',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='compute.image'),
+            model_name="instance",
+            name="image",
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name="+", to="compute.image"),
         ),
         migrations.AddConstraint(
-            model_name='image',
-            constraint=models.UniqueConstraint(condition=models.Q(('active', True)), fields=('name',), name='image_active_name_unique'),
+            model_name="image",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("active", True)), fields=("name",), name="image_active_name_unique"
+            ),
         ),
         migrations.AddField(
-            model_name='jointoken',
-            name='host',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to='compute.host'),
+            model_name="jointoken",
+            name="host",
+            field=models.ForeignKey(
+                blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to="compute.host"
+            ),
         ),
         migrations.AddField(
-            model_name='keypair',
-            name='tenant',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='tenants.tenant'),
+            model_name="keypair",
+            name="tenant",
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name="+", to="tenants.tenant"),
         ),
         migrations.AddField(
-            model_name='network',
-            name='tenant',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, to='tenants.tenant'),
+            model_name="network",
+            name="tenant",
+            field=models.ForeignKey(
+                blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, to="tenants.tenant"
+            ),
         ),
         migrations.AddField(
-            model_name='operation',
-            name='tenant',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='tenants.tenant'),
+            model_name="operation",
+            name="tenant",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="+",
+                to="tenants.tenant",
+            ),
         ),
         migrations.AddField(
-            model_name='hostcall',
-            name='operation',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='calls', to='compute.operation'),
+            model_name="hostcall",
+            name="operation",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="calls",
+                to="compute.operation",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='pool',
-            constraint=models.CheckConstraint(condition=models.Q(('disk_ratio__gte', 1), ('memory_ratio__gte', 1), ('vcpu_ratio__gte', 1)), name='pool_ratios_at_least_1'),
+            model_name="pool",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("disk_ratio__gte", 1), ("memory_ratio__gte", 1), ("vcpu_ratio__gte", 1)),
+                name="pool_ratios_at_least_1",
+            ),
         ),
         migrations.AddField(
-            model_name='network',
-            name='pool',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='networks', to='compute.pool'),
+            model_name="network",
+            name="pool",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="networks", to="compute.pool"
+            ),
         ),
         migrations.AddField(
-            model_name='jointoken',
-            name='pool',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='compute.pool'),
+            model_name="jointoken",
+            name="pool",
+            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="compute.pool"),
         ),
         migrations.AddField(
-            model_name='instance',
-            name='pool',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='compute.pool'),
+            model_name="instance",
+            name="pool",
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name="+", to="compute.pool"),
         ),
         migrations.AddField(
-            model_name='host',
-            name='pool',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='hosts', to='compute.pool'),
+            model_name="host",
+            name="pool",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="hosts", to="compute.pool"
+            ),
         ),
         migrations.AddField(
-            model_name='port',
-            name='instance',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='ports', to='compute.instance'),
+            model_name="port",
+            name="instance",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE, related_name="ports", to="compute.instance"
+            ),
         ),
         migrations.AddField(
-            model_name='port',
-            name='network',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='ports', to='compute.network'),
+            model_name="port",
+            name="network",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="ports", to="compute.network"
+            ),
         ),
         migrations.AddField(
-            model_name='port',
-            name='tenant',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='tenants.tenant'),
+            model_name="port",
+            name="tenant",
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name="+", to="tenants.tenant"),
         ),
         migrations.AddConstraint(
-            model_name='domain',
-            constraint=models.UniqueConstraint(fields=('instance', 'host'), name='domain_once_per_host'),
+            model_name="domain",
+            constraint=models.UniqueConstraint(fields=("instance", "host"), name="domain_once_per_host"),
         ),
         migrations.AddIndex(
-            model_name='decision',
-            index=models.Index(fields=['tenant', '-created_at', '-id'], name='decision_tenant_newest'),
+            model_name="decision",
+            index=models.Index(fields=["tenant", "-created_at", "-id"], name="decision_tenant_newest"),
         ),
         migrations.AddConstraint(
-            model_name='allocation',
-            constraint=models.UniqueConstraint(fields=('consumer_type', 'consumer_id'), name='allocation_once_per_consumer'),
+            model_name="allocation",
+            constraint=models.UniqueConstraint(
+                fields=("consumer_type", "consumer_id"), name="allocation_once_per_consumer"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='keypair',
-            constraint=models.UniqueConstraint(fields=('tenant', 'name'), name='keypair_name_unique_in_tenant'),
+            model_name="keypair",
+            constraint=models.UniqueConstraint(fields=("tenant", "name"), name="keypair_name_unique_in_tenant"),
         ),
         migrations.AddIndex(
-            model_name='operation',
-            index=models.Index(condition=models.Q(('state__in', ['pending', 'running', 'unwinding'])), fields=['next_attempt_at'], name='operation_due'),
+            model_name="operation",
+            index=models.Index(
+                condition=models.Q(("state__in", ["pending", "running", "unwinding"])),
+                fields=["next_attempt_at"],
+                name="operation_due",
+            ),
         ),
         migrations.AddIndex(
-            model_name='operation',
-            index=models.Index(fields=['tenant', '-created_at', '-id'], name='operation_tenant_newest'),
+            model_name="operation",
+            index=models.Index(fields=["tenant", "-created_at", "-id"], name="operation_tenant_newest"),
         ),
         migrations.AddIndex(
-            model_name='operation',
-            index=models.Index(fields=['target_id', '-created_at'], name='operation_target'),
+            model_name="operation",
+            index=models.Index(fields=["target_id", "-created_at"], name="operation_target"),
         ),
         migrations.AddConstraint(
-            model_name='operation',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['pending', 'running', 'unwinding', 'stuck', 'succeeded', 'failed', 'cancelled'])), name='operation_state_known'),
+            model_name="operation",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("state__in", ["pending", "running", "unwinding", "stuck", "succeeded", "failed", "cancelled"])
+                ),
+                name="operation_state_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='operation',
-            constraint=models.UniqueConstraint(condition=models.Q(('state__in', ['running', 'unwinding', 'stuck'])), fields=('target_type', 'target_id'), name='operation_one_running_per_target'),
+            model_name="operation",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("state__in", ["running", "unwinding", "stuck"])),
+                fields=("target_type", "target_id"),
+                name="operation_one_running_per_target",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='operation',
-            constraint=models.UniqueConstraint(condition=models.Q(('state', 'pending')), fields=('target_type', 'target_id'), name='operation_one_pending_per_target'),
+            model_name="operation",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("state", "pending")),
+                fields=("target_type", "target_id"),
+                name="operation_one_pending_per_target",
+            ),
         ),
         migrations.AddIndex(
-            model_name='hostcall',
-            index=models.Index(condition=models.Q(('state', 'waiting')), fields=['host', 'created_at'], name='hostcall_waiting'),
+            model_name="hostcall",
+            index=models.Index(
+                condition=models.Q(("state", "waiting")), fields=["host", "created_at"], name="hostcall_waiting"
+            ),
         ),
         migrations.AddIndex(
-            model_name='hostcall',
-            index=models.Index(condition=models.Q(('state', 'taken')), fields=['lease_until'], name='hostcall_taken'),
+            model_name="hostcall",
+            index=models.Index(condition=models.Q(("state", "taken")), fields=["lease_until"], name="hostcall_taken"),
         ),
         migrations.AddIndex(
-            model_name='hostcall',
-            index=models.Index(condition=models.Q(('settled', False), ('state', 'answered')), fields=['operation'], name='hostcall_unsettled'),
+            model_name="hostcall",
+            index=models.Index(
+                condition=models.Q(("settled", False), ("state", "answered")),
+                fields=["operation"],
+                name="hostcall_unsettled",
+            ),
         ),
         migrations.AddIndex(
-            model_name='hostcall',
-            index=models.Index(fields=['target_id'], name='hostcall_target'),
+            model_name="hostcall",
+            index=models.Index(fields=["target_id"], name="hostcall_target"),
         ),
         migrations.AddConstraint(
-            model_name='hostcall',
-            constraint=models.CheckConstraint(condition=models.Q(('purpose__in', ['step', 'undo', 'debt', 'reap', 'read'])), name='hostcall_purpose_known'),
+            model_name="hostcall",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("purpose__in", ["step", "undo", "debt", "reap", "read"])),
+                name="hostcall_purpose_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='hostcall',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['waiting', 'taken', 'answered', 'superseded'])), name='hostcall_state_known'),
+            model_name="hostcall",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("state__in", ["waiting", "taken", "answered", "superseded"])),
+                name="hostcall_state_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='hostcall',
-            constraint=models.UniqueConstraint(condition=models.Q(('purpose__in', ['step', 'undo']), ('state__in', ['waiting', 'taken'])), fields=('operation',), name='hostcall_one_open_per_operation'),
+            model_name="hostcall",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("purpose__in", ["step", "undo"]), ("state__in", ["waiting", "taken"])),
+                fields=("operation",),
+                name="hostcall_one_open_per_operation",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='network',
-            constraint=models.UniqueConstraint(fields=('pool', 'name'), name='network_name_unique_in_pool'),
+            model_name="network",
+            constraint=models.UniqueConstraint(fields=("pool", "name"), name="network_name_unique_in_pool"),
         ),
         migrations.AddIndex(
-            model_name='instance',
-            index=models.Index(condition=models.Q(('state', 'deleted'), _negated=True), fields=['tenant', '-created_at', '-id'], name='instance_tenant_live'),
+            model_name="instance",
+            index=models.Index(
+                condition=models.Q(("state", "deleted"), _negated=True),
+                fields=["tenant", "-created_at", "-id"],
+                name="instance_tenant_live",
+            ),
         ),
         migrations.AddIndex(
-            model_name='instance',
-            index=models.Index(condition=models.Q(('state', 'deleted'), _negated=True), fields=['host'], name='instance_host_live'),
+            model_name="instance",
+            index=models.Index(
+                condition=models.Q(("state", "deleted"), _negated=True), fields=["host"], name="instance_host_live"
+            ),
         ),
         migrations.AddIndex(
-            model_name='instance',
-            index=models.Index(condition=models.Q(('state__in', ['building', 'deleting', 'error'])), fields=['state'], name='instance_unsettled'),
+            model_name="instance",
+            index=models.Index(
+                condition=models.Q(("state__in", ["building", "deleting", "error"])),
+                fields=["state"],
+                name="instance_unsettled",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='instance',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['building', 'active', 'error', 'failed', 'deleting', 'deleted'])), name='instance_state_known'),
+            model_name="instance",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("state__in", ["building", "active", "error", "failed", "deleting", "deleted"])),
+                name="instance_state_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='instance',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['failed', 'deleting', 'deleted']), ('host__isnull', False), _connector='OR'), name='instance_has_its_host'),
+            model_name="instance",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("state__in", ["failed", "deleting", "deleted"]), ("host__isnull", False), _connector="OR"
+                ),
+                name="instance_has_its_host",
+            ),
         ),
         migrations.AddIndex(
-            model_name='host',
-            index=models.Index(fields=['pool', 'admin_state', 'observed_state'], name='host_pool_states'),
+            model_name="host",
+            index=models.Index(fields=["pool", "admin_state", "observed_state"], name="host_pool_states"),
         ),
         migrations.AddConstraint(
-            model_name='host',
-            constraint=models.CheckConstraint(condition=models.Q(('used_vcpus__lte', models.F('ceiling_vcpus'))), name='host_vcpus_never_over'),
+            model_name="host",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("used_vcpus__lte", models.F("ceiling_vcpus"))), name="host_vcpus_never_over"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='host',
-            constraint=models.CheckConstraint(condition=models.Q(('used_memory_mib__lte', models.F('ceiling_memory_mib'))), name='host_memory_never_over'),
+            model_name="host",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("used_memory_mib__lte", models.F("ceiling_memory_mib"))),
+                name="host_memory_never_over",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='host',
-            constraint=models.CheckConstraint(condition=models.Q(('used_disk_gib__lte', models.F('ceiling_disk_gib'))), name='host_disk_never_over'),
+            model_name="host",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("used_disk_gib__lte", models.F("ceiling_disk_gib"))), name="host_disk_never_over"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='port',
-            constraint=models.UniqueConstraint(fields=('network', 'address'), name='port_address_unique_in_network'),
+            model_name="port",
+            constraint=models.UniqueConstraint(fields=("network", "address"), name="port_address_unique_in_network"),
         ),
     ]

@@ -22,11 +22,11 @@ def run(client: redis.Redis) -> int:
     for name, host_id in wanted.items():
         if name not in known:
             password = broker_acl.broker_password(settings.SECRET_KEY, host_id)
-            client.execute_command("ACL", "SETUSER", name, *broker_acl.acl_rule(host_id, password))
+            client.execute_command("ACL", "SETUSER", name, *broker_acl.acl_rule(host_id, password))  # type: ignore[no-untyped-call]
             changed += 1
     for name in known - set(wanted):
         if name.startswith("host-"):
-            client.execute_command("ACL", "DELUSER", name)
+            client.execute_command("ACL", "DELUSER", name)  # type: ignore[no-untyped-call]
             changed += 1
     return changed
 

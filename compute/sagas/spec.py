@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from typing import cast
 
 from compute.models import Instance, Network, Port
-from compute.wire import DiskSpec, ImageRef, InstanceSpec, NetworkSpec, NicSpec
+from compute.wire import Boot, DiskSpec, ImageFormat, ImageRef, InstanceSpec, Kind, NetworkSpec, NicSpec
 
 
 def network_spec(network: Network) -> NetworkSpec:
@@ -40,7 +41,7 @@ def instance_spec(instance: Instance) -> InstanceSpec:
         id=str(instance.id),
         tenant_id=str(instance.tenant_id),
         name=instance.name,
-        kind=instance.kind,  # type: ignore[arg-type]  the column's choices are wire.Kind
+        kind=cast(Kind, instance.kind),
         vcpus=instance.vcpus,
         memory_mib=instance.memory_mib,
         disk=DiskSpec(
@@ -48,11 +49,11 @@ def instance_spec(instance: Instance) -> InstanceSpec:
             size_gib=instance.disk_gib,
             image=ImageRef(
                 id=str(image.id),
-                format=image.format,  # type: ignore[arg-type]  likewise
+                format=cast(ImageFormat, image.format),
                 sha256=image.sha256,
                 size_bytes=image.size_bytes,
                 virtual_size_gib=image.virtual_size_gib,
-                boot=image.boot,  # type: ignore[arg-type]  likewise
+                boot=cast(Boot, image.boot),
                 kernel_args=image.kernel_args,
             ),
         ),

@@ -32,11 +32,13 @@ class Context:
 
     @property
     def input(self) -> dict[str, Any]:
-        return self.operation.input
+        data: dict[str, Any] = self.operation.input
+        return data
 
     @property
     def scratch(self) -> dict[str, Any]:
-        return self.operation.scratch
+        data: dict[str, Any] = self.operation.scratch
+        return data
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.db.models import OuterRef, Prefetch, Q, QuerySet, Subquery
 
@@ -96,7 +97,8 @@ def status_of(instance: Instance) -> str:
     """
     if instance.state in ("building", "failed", "deleting"):
         return str(instance.state)
-    busy = _BUSY.get(instance.open_operation_kind or "")
+    row: Any = instance
+    busy = _BUSY.get(row.open_operation_kind or "")
     if busy:
         return busy
     if instance.state == "error":
@@ -104,4 +106,4 @@ def status_of(instance: Instance) -> str:
     if instance.host is not None and instance.host.observed_state in ("down", "fenced", "unknown"):
         # The last report may be hours old: a guest on a silent host is neither running nor stopped for sure.
         return "unknown"
-    return _REST.get(instance.power or "", "stopped" if instance.power == "absent" else "unknown")
+    return _REST.get(row.power or "", "stopped" if row.power == "absent" else "unknown")

@@ -7,7 +7,6 @@ look like a fault. Ids as in docs/reliability.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -61,9 +60,9 @@ CHECKS: tuple[Check, ...] = (
         FROM compute_instance i JOIN compute_host h ON h.id = i.host_id
         LEFT JOIN compute_domain d ON d.instance_id = i.id AND d.host_id = i.host_id
         WHERE i.state = 'active' AND i.desired_power = 'running' AND h.observed_state = 'up'
-          AND (d.id IS NULL OR d.power = 'absent') AND i.created_at < now() - %(settle)s
+          AND (d.id IS NULL OR d.power = 'absent') AND i.created_at < now() - %(settle)s::interval
           AND NOT EXISTS (SELECT FROM compute_operation o WHERE o.target_id = i.id
-                          AND (o.state IN ('pending', 'running', 'unwinding') OR o.finished_at > now() - %(settle)s))
+                          AND (o.state IN ('pending', 'running', 'unwinding') OR o.finished_at > now() - %(settle)s::interval))
         """,
     ),
     Check(
@@ -113,12 +112,12 @@ CHECKS: tuple[Check, ...] = (
         SELECT format('operation %%s (%%s) is stuck', id, kind) FROM compute_operation WHERE state = 'stuck'
         UNION ALL
         SELECT format('operation %%s (%%s) is %%s and has not moved since %%s', o.id, o.kind, o.state, o.next_attempt_at)
-        FROM compute_operation o WHERE o.state IN ('pending', 'running', 'unwinding') AND o.next_attempt_at < now() - %(settle)s
+        FROM compute_operation o WHERE o.state IN ('pending', 'running', 'unwinding') AND o.next_attempt_at < now() - %(settle)s::interval
         UNION ALL
         SELECT format('instance %%s is %%s without an operation', i.id, i.state) FROM compute_instance i
-        WHERE i.state IN ('building', 'deleting') AND i.created_at < now() - %(settle)s
+        WHERE i.state IN ('building', 'deleting') AND i.created_at < now() - %(settle)s::interval
           AND NOT EXISTS (SELECT FROM compute_operation o WHERE o.target_id = i.id
-                          AND (o.state IN ('pending', 'running', 'unwinding', 'stuck') OR o.finished_at > now() - %(settle)s))
+                          AND (o.state IN ('pending', 'running', 'unwinding', 'stuck') OR o.finished_at > now() - %(settle)s::interval))
         UNION ALL
         SELECT format('call %%s (%%s) of a finished operation is still open', c.id, c.method)
         FROM compute_hostcall c JOIN compute_operation o ON o.id = c.operation_id
@@ -181,7 +180,7 @@ def check_all() -> list[Violation]:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             cursor.execute("SET LOCAL statement_timeout = '60s'")
             for check in CHECKS:
-                cursor.execute(check.sql, {"settle": timedelta(seconds=SETTLE_SECONDS)})
+                cursor.execute(check.sql, {"settle": f"{SETTLE_SECONDS} seconds"})
                 found += [Violation(check.invariant, row[0]) for row in cursor.fetchall()]
         found += [
             Violation(

@@ -113,7 +113,8 @@ def join_host(*, token: str, name: str, address: str, csr_pem: str) -> Joined:
 def broker_url(host_id: uuid.UUID) -> str:
     """Return the broker's address with this host's own user: it opens this host's keys and nothing else."""
     password = broker_acl.broker_password(settings.SECRET_KEY, str(host_id))
-    return settings.NODE_BROKER_URL.format(user=f"host-{host_id}", password=password)
+    url: str = settings.NODE_BROKER_URL.format(user=f"host-{host_id}", password=password)
+    return url
 
 
 def order_prove(*, actor: Actor, host: Host) -> Operation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from django.db import transaction
 
@@ -19,6 +19,7 @@ from compute.selectors import lookup
 from compute.services import decisions
 from compute.services.addresses import take_port
 from compute.services.checks import check_name, check_tags, check_user_data
+from compute.wire import Kind
 from tenants.errors import InvalidInput, NotFound
 from tenants.models import Tenant
 from tenants.models.ids import new_id
@@ -72,7 +73,7 @@ def create_instances(
     wanted = _Wanted.look_up(tenant=tenant, flavor=flavor, image=image, kind=kind, pool=pool, keypairs=keypairs)
     user_data, tags = check_user_data(user_data), check_tags(tags or {})
     request = Request(
-        kind=wanted.image.kind,
+        kind=cast(Kind, wanted.image.kind),
         resources=Resources(
             vcpus=wanted.flavor.vcpus, memory_mib=wanted.flavor.memory_mib, disk_gib=wanted.flavor.disk_gib
         ),
@@ -140,7 +141,7 @@ class _Wanted:
         for index, reference in enumerate(keypairs):
             pair = _or_invalid(
                 f"/keypairs/{index}", lambda ref=reference: lookup.find_keypair(ref, tenant_id=tenant.id)
-            )  # type: ignore[misc]
+            )
             keys.append({"name": pair.name, "public_key": pair.public_key})
         return cls(flavor=found_flavor, image=found_image, pool=found_pool, network=network, keys=keys)
 

@@ -158,7 +158,8 @@ def _note_alive(host: Host, report: HostReport) -> None:
 
 
 def _now() -> datetime:
-    moment: datetime = Host.objects.annotate(now=Now()).values_list("now", flat=True).first()
+    moment = Host.objects.annotate(now=Now()).values_list("now", flat=True).first()
+    assert moment is not None, "asked while a host's row is locked, so there is one"
     return moment
 
 
@@ -174,12 +175,12 @@ def _note_domains(host: Host, reports: Sequence[DomainReport], disks: Sequence[s
     with transaction.atomic():
         current = {str(row.instance_id): row for row in Domain.objects.filter(host=host).select_for_update()}
         for instance_id, report in seen.items():
-            row = current.get(instance_id)  # type: ignore[arg-type]  membership in `ours` excludes None
+            row = current.get(instance_id or "")
             if row is None:
                 Domain.objects.bulk_create(
                     [
                         Domain(
-                            instance_id=uuid.UUID(instance_id),
+                            instance_id=uuid.UUID(instance_id or ""),
                             host=host,
                             power=report.power,
                             token=report.token,

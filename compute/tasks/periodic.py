@@ -16,7 +16,7 @@ from compute.services.housekeeping import expire
 log = logging.getLogger(__name__)
 
 
-@shared_task(name="compute.sweep")
+@shared_task(name="compute.sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """Give every due operation a turn, whatever became of its doorbell."""
     for operation_id in operations.due_operations():
@@ -26,7 +26,7 @@ def sweep() -> None:
             log.warning("operation %s waits for the database: %s", operation_id, error)
 
 
-@shared_task(name="compute.reconcile")
+@shared_task(name="compute.reconcile")  # type: ignore[untyped-decorator]
 def reconcile() -> None:
     """Hosts first: what is concluded about instances rests on which hosts are up."""
     hosts.run()
@@ -38,7 +38,7 @@ def reconcile() -> None:
         client.close()
 
 
-@shared_task(name="compute.expire")
+@shared_task(name="compute.expire")  # type: ignore[untyped-decorator]
 def expire_old() -> None:
     """Drop what has served its time."""
     expire()

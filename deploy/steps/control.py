@@ -9,6 +9,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from compute import pki
@@ -208,7 +209,7 @@ def start_services(place: Place, supervisor: Supervisor, *, fresh: bool) -> None
 def _ready(place: Place) -> bool:
     try:
         with urllib.request.urlopen(f"{place.url}/health/ready", timeout=5) as answer:
-            return json.load(answer).get("status") == "ok"
+            return bool(json.load(answer).get("status") == "ok")
     except (urllib.error.URLError, OSError, ValueError):
         return False
 
@@ -223,9 +224,9 @@ def _answers(path: Path) -> bool:
         return False
 
 
-def _wait(true: object, seconds: float, what: str, log: Path) -> None:
+def _wait(true: Callable[[], bool], seconds: float, what: str, log: Path) -> None:
     deadline = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]  a zero-argument callable
+    while not true():
         if time.monotonic() > deadline:
             tail = log.read_text(errors="replace")[-1500:] if log.exists() else "(no log)"
             raise SetupError(f"{what} did not come up in {seconds:.0f} s; the end of {log}:\n{tail}")

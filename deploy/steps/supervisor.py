@@ -159,7 +159,7 @@ files={self._parts}/*.conf
             time.sleep(0.2)
 
     def _raw(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [self._place.venv / "bin" / "supervisorctl", "-c", self._conf, *arguments]
+        command = [str(self._place.venv / "bin" / "supervisorctl"), "-c", str(self._conf), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     def _ctl(self, *arguments: str) -> None:
