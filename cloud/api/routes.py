@@ -80,7 +80,7 @@ class Problem(Answer):
     status = serializers.IntegerField()
     code = serializers.CharField()
     detail = serializers.CharField()
-    errors = ProblemField(many=True, required=False)  # type: ignore[assignment]  the field's name is RFC 9457's custom
+    errors = ProblemField(many=True, required=False)  # type: ignore[assignment]  # the field's name is RFC 9457's custom
     request_id = serializers.CharField()
     retryable = serializers.BooleanField(required=False)
 

@@ -36,7 +36,7 @@ class TenantAnswer(Answer):
 
 class TenantCreateInput(StrictSerializer):
     name = Text(max_length=63)
-    parent = Text(required=False, help_text="id or name; the token's own unless told")  # type: ignore[assignment]  a field
+    parent = Text(required=False, help_text="id or name; the token's own unless told")  # type: ignore[assignment]  # a field
     owner = Text(required=False, max_length=64, help_text="id or name of a user")
     limits = serializers.DictField(
         child=Whole(allow_null=True), required=False, help_text="resource -> limit, null: none"

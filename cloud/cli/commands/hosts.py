@@ -1,0 +1,107 @@
+"""cenote host ..., cenote pool ..."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cloud.cli.commands.instances import quoted
+from cloud.cli.session import Session, command
+
+app = typer.Typer(help="The machines; for operators", no_args_is_help=True)
+pool_app = typer.Typer(help="Hosts that share storage and network", no_args_is_help=True)
+COLUMNS = {
+    "name": "name",
+    "state": "admin_state",
+    "health": "observed_state",
+    "pool": "pool.name",
+    "modes": "modes",
+    "instances": "instances",
+    "vcpus": "used.vcpus",
+    "of": "capacity.vcpus",
+    "memory": "used.memory_mib",
+    "of_mib": "capacity.memory_mib",
+    "seen": "last_seen_at",
+}
+POOL_COLUMNS = {"name": "name", "description": "description", "age": "created_at"}
+POOL_FOR_OPERATORS = {
+    "name": "name",
+    "policy": "policy",
+    "hosts": "hosts_total",
+    "up": "hosts_up",
+    "instances": "instances",
+    "vcpus": "used.vcpus",
+    "of": "capacity.vcpus",
+    "memory": "used.memory_mib",
+    "of_mib": "capacity.memory_mib",
+    "disk": "used.disk_gib",
+    "of_gib": "capacity.disk_gib",
+}
+
+Name = Annotated[str, typer.Argument(help="Name or id")]
+
+
+@command(app, "list")
+def list_hosts(session: Session, pool: Annotated[str | None, typer.Option(help="Of this pool alone")] = None) -> None:
+    """Hosts with their states and load."""
+    session.rows(list(session.client.pages("hosts", pool=pool)), COLUMNS)
+
+
+@command(app, "show")
+def show_host(session: Session, name: Name) -> None:
+    """All about one host, with what it proved of itself."""
+    session.one(session.client.get("hosts/" + quoted(name)))
+
+
+@command(app, "enable", keyed=True)
+def enable_host(session: Session, name: Name) -> None:
+    """Let placement use it."""
+    session.rows([session.client.post(f"hosts/{quoted(name)}/actions/enable")], COLUMNS)
+
+
+@command(app, "disable", keyed=True)
+def disable_host(
+    session: Session, name: Name, reason: Annotated[str, typer.Option(help="For the others")] = ""
+) -> None:
+    """Take it out of placement; what runs there goes on."""
+    session.rows([session.client.post(f"hosts/{quoted(name)}/actions/disable", {"reason": reason})], COLUMNS)
+
+
+@command(app, "prove", slow=True, keyed=True)
+def prove_host(session: Session, name: Name) -> None:
+    """Have it boot its proof guests again."""
+    answer = session.client.post(f"hosts/{quoted(name)}/actions/prove")
+    session.finish([answer["operation"]])
+    session.rows([session.client.get(f"hosts/{answer['host']['id']}")], COLUMNS)
+
+
+@command(app, "delete", asks=True)
+def delete_host(session: Session, name: Name) -> None:
+    """Let go of a disabled host that carries nothing."""
+    session.confirm(f"Remove the host {name} from the cloud?")
+    session.client.delete("hosts/" + quoted(name))
+    session.say(f"removed {name}")
+
+
+@command(app, "join-token", keyed=True)
+def join_token(
+    session: Session,
+    pool: Annotated[str, typer.Argument(help="Name or id of the pool that the machine joins")],
+    name: Annotated[str | None, typer.Option(help="Name of the host; else the machine's own")] = None,
+) -> None:
+    """A one-time token for deploy/join, shown once."""
+    answer = session.client.post("hosts/join-tokens", {"pool": pool, **({"name": name} if name else {})})
+    session.one(answer)
+
+
+@command(pool_app, "list")
+def list_pools(session: Session) -> None:
+    """Pools; for operators with their load."""
+    session.rows(list(session.client.pages("pools")), POOL_FOR_OPERATORS if session.as_operator else POOL_COLUMNS)
+
+
+@command(pool_app, "show")
+def show_pool(session: Session, name: Name) -> None:
+    """All about one pool."""
+    session.one(session.client.get("pools/" + quoted(name)))

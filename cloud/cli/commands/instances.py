@@ -1,0 +1,195 @@
+"""cenote instance ..."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cloud.cli import output
+from cloud.cli.errors import USAGE, CliError
+from cloud.cli.session import Session, command
+
+app = typer.Typer(help="VMs and containers", no_args_is_help=True)
+COLUMNS = {
+    "name": "name",
+    "status": "status",
+    "kind": "kind",
+    "flavor": "flavor.name",
+    "image": "image.name",
+    "address": "addresses.0.address",
+    "age": "created_at",
+}
+FOR_OPERATORS = {**COLUMNS, "host": "host.name", "tenant": "tenant_id"}
+
+Name = Annotated[str, typer.Argument(help="Name or id")]
+Force = Annotated[bool, typer.Option("--force", help="Cut the power instead of asking the guest")]
+
+
+@command(app, "create", slow=True, keyed=True)
+def create(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Host name of the guest; with --count the beginning of it")],
+    flavor: Annotated[str, typer.Option("--flavor", "-f", help="Its size")],
+    image: Annotated[str, typer.Option("--image", "-i", help="What it boots")],
+    pool: Annotated[str | None, typer.Option(help="Where there is more than one")] = None,
+    keypair: Annotated[
+        list[str] | None, typer.Option("--keypair", "-k", help="SSH key that gets in; may be repeated")
+    ] = None,
+    user_data: Annotated[Path | None, typer.Option(help="File for cloud-init; - for standard input")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated")] = None,
+    count: Annotated[int, typer.Option(help="How many, all or none", min=1)] = 1,
+    kind: Annotated[str | None, typer.Option(help="vm or container, to be sure")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Another tenant than the token's own")] = None,
+) -> None:
+    """Make one instance, or several at once."""
+    body: dict[str, Any] = {"name": name, "flavor": flavor, "image": image, "count": count}
+    optional = {"pool": pool, "keypairs": keypair, "kind": kind, "tenant": tenant, "tags": _pairs(tag or [])}
+    body |= {key: value for key, value in optional.items() if value}
+    if user_data is not None:
+        body["user_data"] = _read(user_data)
+    answer = session.client.post("instances", body)
+    session.finish(answer["operations"])
+    made = answer["instances"]
+    if session.wait:
+        made = [session.client.get(f"instances/{item['id']}") for item in made]
+    _show(session, made)
+
+
+@command(app, "list")
+def list_instances(
+    session: Session,
+    state: Annotated[str | None, typer.Option(help="building, active, error, failed or deleting")] = None,
+    kind: Annotated[str | None, typer.Option(help="vm or container")] = None,
+    host: Annotated[str | None, typer.Option(help="On this host; for operators")] = None,
+    search: Annotated[str | None, typer.Option("--search", "-s", help="Part of the name, or an address")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Of this tenant alone")] = None,
+    limit: Annotated[int | None, typer.Option(help="The newest of them", min=1)] = None,
+) -> None:
+    """Instances, newest first."""
+    found = session.client.pages(
+        "instances", most=limit, state=state, kind=kind, host=host, search=search, tenant=tenant
+    )
+    session.rows(list(found), FOR_OPERATORS if session.as_operator else COLUMNS)
+
+
+@command(app, "show")
+def show(session: Session, name: Name) -> None:
+    """All about one instance."""
+    session.one(session.client.get(_path(name)))
+
+
+@command(app, "start", slow=True, keyed=True)
+def start(session: Session, name: Name) -> None:
+    """Start it."""
+    _order(session, name, "start", {})
+
+
+@command(app, "stop", slow=True, keyed=True)
+def stop(session: Session, name: Name, force: Force = False) -> None:
+    """Ask the guest to stop; after 20 seconds its power is cut."""
+    _order(session, name, "stop", {"force": force})
+
+
+@command(app, "reboot", slow=True, keyed=True)
+def reboot(session: Session, name: Name, force: Force = False) -> None:
+    """Restart it, from its definition as it stands now."""
+    _order(session, name, "reboot", {"force": force})
+
+
+@command(app, "delete", slow=True, asks=True)
+def delete(session: Session, names: Annotated[list[str], typer.Argument(help="Names or ids")]) -> None:
+    """Delete instances with their disks."""
+    # Looked up first: a wrong name in the list is told before anything is gone.
+    found = [session.client.get(_path(name)) for name in names]
+    session.confirm(f"Delete {', '.join(item['name'] for item in found)} with all data?")
+    operations = [session.client.delete(_path(item["id"]))["operation"] for item in found]
+    session.finish(operations)
+    session.say(("deleted " if session.wait else "deleting ") + ", ".join(item["name"] for item in found))
+
+
+@command(app, "console-log")
+def console_log(session: Session, name: Name) -> None:
+    """What the guest wrote to its console."""
+    answer = session.client.get(_path(name) + "/console-log", wait=10)
+    if session.output in ("json", "yaml"):
+        session.one(answer)
+        return
+    # A guest's bytes may hold commands for a terminal; a file or a pipe gets them as they are.
+    sys.stdout.write(output.safe(answer["text"].replace("\r\n", "\n")) if sys.stdout.isatty() else answer["text"])
+
+
+@command(app, "explain")
+def explain(session: Session, name: Name) -> None:
+    """Why it was placed where it is."""
+    decision = session.client.get(_path(name) + "/decision")
+    if session.output == "table":
+        for line in describe_decision(decision):
+            sys.stdout.write(line + "\n")
+    else:
+        session.one(decision)
+
+
+def describe_decision(decision: dict[str, Any]) -> list[str]:
+    """A decision in sentences."""
+    size = decision["request"].get("resources", {})
+    asked = ", ".join(f"{value} {key}" for key, value in size.items())
+    lines = [
+        f"{decision['outcome']}: {decision['request'].get('name', '')} ({decision['request'].get('kind')}; {asked})"
+    ]
+    lines += [str(sentence) for sentence in decision["summary"]]
+    if decision.get("host"):
+        lines.append(f"It is on {decision['host']['name']}.")
+    for place, candidate in enumerate(decision.get("candidates", []), start=1):
+        points = ", ".join(f"{name} {value:.3f}" for name, value in candidate.get("contributions", {}).items())
+        lines.append(f"{place}. {candidate.get('host_name')}: {candidate.get('score', 0):.3f} ({points})")
+    for refusal in decision.get("refusals", []):
+        numbers = ""
+        if refusal.get("asked") is not None:
+            numbers = f": {refusal['asked']} {refusal.get('unit', '')} asked, {refusal.get('free')} free"
+        lines.append(f"not {refusal.get('host_name')}: {refusal.get('filter')}{numbers}")
+    lines += [f"It would fit with: {remedy['sentence']}" for remedy in decision["remedies"]]
+    return lines
+
+
+def _order(session: Session, name: str, verb: str, body: dict[str, Any]) -> None:
+    answer = session.client.post(f"{_path(name)}/actions/{verb}", body)
+    session.finish([answer["operation"]])
+    _show(session, [session.client.get(_path(answer["instance"]["id"]))])
+
+
+def _show(session: Session, items: list[dict[str, Any]]) -> None:
+    if session.output in ("json", "yaml") and len(items) == 1:
+        session.one(items[0])
+    else:
+        session.rows(items, FOR_OPERATORS if session.as_operator else COLUMNS)
+
+
+def _path(name: str) -> str:
+    return "instances/" + quoted(name)
+
+
+def quoted(name: str) -> str:
+    """A name or id as one segment of a path. Raises CliError for what cannot be one."""
+    if not name or "/" in name or name in (".", "..") or not name.isprintable():
+        raise CliError(f"{name!r} is neither a name nor an id", USAGE)
+    return name.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+
+
+def _pairs(tags: list[str]) -> dict[str, str]:
+    pairs = {}
+    for tag in tags:
+        key, sign, value = tag.partition("=")
+        if not sign:
+            raise CliError(f"a tag is KEY=VALUE; not {tag}", USAGE)
+        pairs[key] = value
+    return pairs
+
+
+def _read(file: Path) -> str:
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"{file}: {error}", USAGE)

@@ -1,0 +1,139 @@
+"""cenote instance ...: what people and scripts see."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import yaml
+
+from compute.models import Operation
+from tests.api.conftest import World
+from tests.cli.conftest import Cli
+from tests.factories.nodes import play, run_to_end
+
+
+def test_create_without_waiting_prints_the_instance(cli: Cli) -> None:
+    made = cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--tag", "a=b", "--no-wait", "-o", "json").json
+    assert made["name"] == "web"
+    assert made["status"] == "building"
+    assert made["tags"] == {"a": "b"}
+    assert cli("instance", "show", made["id"], "-o", "json").json["name"] == "web"
+
+
+def test_create_waits_for_the_end_of_the_operation(cli: Cli, world: World, tmp_path: Path) -> None:
+    process = cli.start("instance", "create", "web", "-f", "nano", "-i", "tiny", "-o", "json")
+    until = time.monotonic() + 20
+    while (operation := Operation.objects.first()) is None:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    run_to_end(operation.id, play(world.host, tmp_path))
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert json.loads(out)["state"] == "active"
+
+
+def test_waiting_ends_with_5_when_time_is_up(cli: Cli) -> None:
+    ran = cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--timeout", "0.1", code=5)
+    assert "cenote operation wait" in ran.err
+    assert ran.out == ""
+
+
+def test_list_as_table_json_yaml_name_and_columns(cli: Cli) -> None:
+    cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--count", "2", "--no-wait")
+    table = cli("instance", "list").out.splitlines()
+    assert table[0].split() == ["NAME", "STATUS", "KIND", "FLAVOR", "IMAGE", "ADDRESS", "AGE"]
+    assert {line.split()[0] for line in table[1:]} == {"web-1", "web-2"}
+    assert "\x1b" not in "".join(table)
+    rows = cli("instance", "list", "-o", "json").json
+    assert yaml.safe_load(cli("instance", "list", "-o", "yaml").out) == rows
+    assert sorted(cli("instance", "list", "-o", "name").out.split()) == ["web-1", "web-2"]
+    chosen = cli("instance", "list", "-o", "columns=name,flavor.vcpus,addresses.0.address").out.splitlines()
+    assert chosen[0].split() == ["NAME", "FLAVOR.VCPUS", "ADDRESSES.0.ADDRESS"]
+    assert {line.split()[2] for line in chosen[1:]} == {row["addresses"][0]["address"] for row in rows}
+
+
+def test_operators_see_the_host(cli: Cli, world: World) -> None:
+    cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait")
+    assert world.host.name in cli("instance", "list", "--as-operator").out
+    assert world.host.name not in cli("instance", "list").out
+
+
+def test_what_is_not_there_ends_with_3_in_one_line(cli: Cli) -> None:
+    ran = cli("instance", "show", "nosuch", code=3)
+    assert ran.out == ""
+    assert ran.err == "cenote: There is no instance 'nosuch' here. (not_found)\n"
+
+
+def test_refusals_end_with_4_and_say_what_would_fit(cli: Cli) -> None:
+    cli("flavor", "create", "huge", "--vcpus", "64", "--memory-mib", "1024", "--disk-gib", "1", "--as-operator")
+    ran = cli("instance", "create", "web", "-f", "huge", "-i", "tiny", code=4)
+    assert len(ran.err.splitlines()) == 1
+    assert "no_valid_host" in ran.err
+    assert "It would fit with:" in ran.err
+
+
+def test_quota_refusals_name_the_numbers(cli: Cli, world: World) -> None:
+    cli("quota", "set", "instances=0", "--tenant", str(world.tenant.id), "--as-operator")
+    ran = cli("instance", "create", "web", "-f", "nano", "-i", "tiny", code=4)
+    assert "may use 0 instances, uses 0, and 1 more were asked for" in ran.err
+    assert "quota_exceeded" in ran.err
+
+
+def test_wrong_fields_are_named(cli: Cli) -> None:
+    ran = cli("instance", "create", "Bad_Name", "-f", "nosuch", "-i", "tiny", code=1)
+    assert "/name" in ran.err
+    ran = cli("instance", "create", "good", "-f", "nosuch", "-i", "tiny", code=1)
+    assert "/flavor: There is no flavor 'nosuch' here." in ran.err
+
+
+def test_wrong_use_ends_with_2(cli: Cli) -> None:
+    cli("instance", "create", "web", code=2)
+    cli("instance", "list", "-o", "xml", code=2)
+    cli("instance", "show", "a/b", code=2)
+    cli("nosuchnoun", code=2)
+
+
+def test_the_same_key_again_makes_nothing_twice(cli: Cli) -> None:
+    line = (
+        "instance",
+        "create",
+        "web",
+        "-f",
+        "nano",
+        "-i",
+        "tiny",
+        "--no-wait",
+        "--idempotency-key",
+        "k1",
+        "-o",
+        "json",
+    )
+    assert cli(*line).json["id"] == cli(*line).json["id"]
+    assert len(cli("instance", "list", "-o", "json").json) == 1
+
+
+def test_delete_asks_first(cli: Cli) -> None:
+    cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait")
+    Operation.objects.update(state="running")
+    refused = cli("instance", "delete", "web", code=2)
+    assert "--yes" in refused.err
+    assert "deleting web" in cli("instance", "delete", "web", "--yes", "--no-wait").err
+
+
+def test_debug_shows_curl_without_the_token(cli: Cli, world: World) -> None:
+    ran = cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait", "--debug", "-o", "name")
+    assert "curl -X POST" in ran.err
+    assert "Idempotency-Key" in ran.err
+    assert world.owner.token not in ran.err + ran.out
+    assert ran.out == "web\n"
+
+
+def test_explain_tells_tenants_and_operators_apart(cli: Cli, world: World) -> None:
+    cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait")
+    for_tenant = cli("instance", "explain", "web").out
+    assert "placed: web" in for_tenant
+    assert world.host.name not in for_tenant
+    assert f"It is on {world.host.name}." in cli("instance", "explain", "web", "--as-operator").out

@@ -1,0 +1,78 @@
+"""Every other noun once, against the real API."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+from tests.api.conftest import World
+from tests.cli.conftest import Cli
+
+KEY = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0 " + bytes(range(32))).decode() + " me@here"
+
+
+def test_keypairs(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "id.pub"
+    file.write_text(KEY + "\n")
+    assert "SHA256:" in cli("keypair", "create", "laptop", str(file)).out
+    assert cli("keypair", "list", "-o", "name").out == "laptop\n"
+    cli("keypair", "create", "laptop", str(file), code=4)
+    cli("keypair", "delete", "laptop", "--yes")
+    assert cli("keypair", "list", "-o", "json").json == []
+
+
+def test_the_private_half_of_a_key_is_not_sent(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "id"
+    file.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    assert "private half" in cli("keypair", "create", "laptop", str(file), code=2).err
+
+
+def test_hosts_and_pools(cli: Cli, world: World) -> None:
+    name = world.host.name
+    assert name in cli("host", "list", "--as-operator").out
+    assert (
+        cli("host", "disable", name, "--reason", "fan", "--as-operator", "-o", "json").json[0]["admin_state"]
+        == "disabled"
+    )
+    assert cli("host", "show", name, "--as-operator", "-o", "json").json["state_reason"] == "fan"
+    assert cli("host", "enable", name, "--as-operator", "-o", "json").json[0]["admin_state"] == "enabled"
+    assert cli("host", "join-token", "lab", "--as-operator", "-o", "json").json["token"].startswith("cnj_")
+    assert cli("pool", "list", "-o", "name").out == "lab\n"
+    assert cli("pool", "show", "lab", "--as-operator", "-o", "json").json["hosts_up"] == 1
+    assert "permission_denied" in cli("host", "list", code=1).err
+
+
+def test_tenants_quotas_members_tokens_and_users(cli: Cli, world: World) -> None:
+    child = cli("tenant", "create", "dev", "--limit", "instances=3", "-o", "json").json[0]
+    assert cli("tenant", "show", "dev", "-o", "json").json["id"] == child["id"]
+    assert cli("quota", "set", "instances=4", "vcpus=none", "--tenant", "dev", "-o", "json").json
+    lines = {line["resource"]: line for line in cli("quota", "show", "--tenant", "dev", "-o", "json").json}
+    assert lines["instances"]["limit"] == 4
+    assert lines["vcpus"]["limit"] is None
+    cli("user", "create", "carol", "--password", "--as-operator", stdin="correct horse battery\n")
+    assert "carol" in cli("user", "list", "--as-operator").out
+    assert cli("member", "add", "carol", "--role", "admin", "-o", "json").json[0]["role"] == "admin"
+    assert "carol" in cli("member", "list", "-o", "name").out
+    cli("member", "remove", "carol", "--yes")
+    made = cli("token", "create", "ci", "--scope", "read", "--days", "30", "-o", "json").json
+    assert cli("whoami", "-o", "json", CENOTE_TOKEN=made["token"]).json["scope"] == "read"
+    cli("token", "revoke", made["id"], "--yes")
+    assert "token_invalid" in cli("whoami", code=1, CENOTE_TOKEN=made["token"]).err
+    cli("tenant", "delete", "dev", "--yes")
+
+
+def test_operations_decisions_and_audit(cli: Cli) -> None:
+    cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait")
+    operation = cli("operation", "list", "--open", "-o", "json").json[0]
+    assert cli("operation", "show", operation["id"], "-o", "json").json["state"] == "pending"
+    assert cli("operation", "cancel", operation["id"], "-o", "json").json[0]["cancel_requested"] is True
+    cli("operation", "retry", operation["id"], code=4)
+    cli("operation", "wait", operation["id"], "--timeout", "0.1", code=5)
+    decision = cli("decision", "list", "-o", "json").json[0]
+    assert "placed: web" in cli("decision", "show", decision["id"]).out
+    assert "instance.create" in cli("audit", "list").out
+
+
+def test_flavors_and_images(cli: Cli) -> None:
+    assert cli("flavor", "list", "-o", "name").out == "nano\n"
+    assert cli("image", "show", "tiny", "-o", "json").json["kind"] == "vm"
