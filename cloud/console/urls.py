@@ -1,5 +1,41 @@
 """Routes of the operators' console."""
 
-from django.urls import URLPattern
+from django.urls import include, path
 
-urlpatterns: list[URLPattern] = []
+from cloud.console.admin import site
+from cloud.console.views import hosts, operations, overview, pools, records, tenants, users
+
+pages = [
+    path("", overview.overview, name="overview"),
+    path("hosts", hosts.index, name="hosts"),
+    path("hosts/join", hosts.join, name="host-join"),
+    path("hosts/<uuid:host_id>", hosts.detail, name="host"),
+    path("hosts/<uuid:host_id>/enable", hosts.act, {"verb": "enable"}, name="host-enable"),
+    path("hosts/<uuid:host_id>/disable", hosts.act, {"verb": "disable"}, name="host-disable"),
+    path("hosts/<uuid:host_id>/prove", hosts.act, {"verb": "prove"}, name="host-prove"),
+    path("hosts/<uuid:host_id>/remove", hosts.act, {"verb": "remove"}, name="host-remove"),
+    path("pools", pools.index, name="pools"),
+    path("pools/<uuid:pool_id>/ratio", pools.ratio, name="pool-ratio"),
+    path("operations", operations.index, name="operations"),
+    path("operations/<uuid:operation_id>", operations.detail, name="operation"),
+    path("operations/<uuid:operation_id>/cancel", operations.act, {"verb": "cancel"}, name="operation-cancel"),
+    path("operations/<uuid:operation_id>/retry", operations.act, {"verb": "retry"}, name="operation-retry"),
+    path("tenants", tenants.index, name="tenants"),
+    path("tenants/<uuid:tenant_id>", tenants.detail, name="tenant"),
+    path("tenants/<uuid:tenant_id>/enable", tenants.switch, {"active": True}, name="tenant-enable"),
+    path("tenants/<uuid:tenant_id>/disable", tenants.switch, {"active": False}, name="tenant-disable"),
+    path("users", users.index, name="users"),
+    path("users/<uuid:user_id>/enable", users.change, {"verb": "enable"}, name="user-enable"),
+    path("users/<uuid:user_id>/disable", users.change, {"verb": "disable"}, name="user-disable"),
+    path("users/<uuid:user_id>/password", users.change, {"verb": "password"}, name="user-password"),
+    path("decisions", records.decisions, name="decisions"),
+    path("decisions/<uuid:decision_id>", records.decision, name="decision"),
+    path("ledger", records.ledger, name="ledger"),
+    path("audit", records.audit, name="audit"),
+]
+
+# The raw records keep Django's own namespace "admin", which its templates name; so they stand beside the pages.
+urlpatterns = [
+    path("admin/", site.urls),
+    path("", include((pages, "console"))),
+]

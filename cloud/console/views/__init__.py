@@ -1,0 +1,1 @@
+"""The operators' pages: thin views that call services and selectors."""

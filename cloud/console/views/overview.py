@@ -1,0 +1,31 @@
+"""The first page: is there room, do all hosts answer, is anything stuck."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+from cloud.console.guard import for_operators
+from cloud.pages.live import render_live
+from compute.selectors.operations import list_operations, progress_of
+from compute.selectors.pools import list_hosts, list_pools
+from tenants.services.access import Actor
+
+
+@require_safe
+@for_operators
+def overview(request: HttpRequest, actor: Actor) -> HttpResponse:
+    hosts = list(list_hosts(actor=actor))
+    up = [host for host in hosts if host.observed_state == "up"]
+    open_now = list_operations(actor=actor, open_only=True)
+    context = {
+        "pools": list(list_pools(actor=actor)),
+        "hosts_up": len(up),
+        "hosts": len(hosts),
+        "trouble": [host for host in hosts if host.observed_state != "up" or host.admin_state == "disabled"],
+        "instances": sum(host.used_instances for host in hosts),
+        "open": open_now.exclude(state="stuck").count(),
+        "stuck": open_now.filter(state="stuck").count(),
+        "operations": [(operation, progress_of(operation)) for operation in list_operations(actor=actor)[:8]],
+    }
+    return render_live(request, "console/overview.html", "console/_overview.html", context)

@@ -1,0 +1,98 @@
+"""What the cloud keeps of itself: decisions, the audit trail, the ledger's check."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_http_methods, require_safe
+
+from cloud.console.guard import for_operators
+from cloud.pages.paging import page
+from compute.selectors.catalog import get_decision, list_decisions
+from compute.selectors.invariants import CHECKS, SETTLE_SECONDS, check_all
+from tenants import selectors
+from tenants.scope import ALL, tenant_scope
+from tenants.services.access import Actor, authorize
+
+_AUDIT_PAGE = 100
+
+
+@require_safe
+@for_operators
+def decisions(request: HttpRequest, actor: Actor) -> HttpResponse:
+    outcome = request.GET.get("outcome", "")
+    rows = list_decisions(actor=actor, outcome=outcome if outcome in ("placed", "refused") else None)
+    found = page(request, rows)
+    return render(request, "console/decisions/index.html", {"rows": found.items, "page": found, "outcome": outcome})
+
+
+@require_safe
+@for_operators
+def decision(request: HttpRequest, actor: Actor, decision_id: uuid.UUID) -> HttpResponse:
+    """Why here, and why not there."""
+    found = get_decision(actor=actor, decision_id=decision_id)
+    weighers = sorted({name for candidate in found.candidates for name in candidate["contributions"]})
+    return render(request, "console/decisions/detail.html", {"decision": found, "weighers": weighers})
+
+
+@require_safe
+@for_operators
+def audit(request: HttpRequest, actor: Actor) -> HttpResponse:
+    """The trail, newest first; narrowed by an exact action or a part of the actor's or target's name."""
+    authorize(actor, "ledger.read", None)
+    action, who = request.GET.get("action", "").strip(), request.GET.get("q", "").strip()
+    cursor = _cursor(request.GET.get("before", ""))
+    with tenant_scope(ALL):
+        rows = selectors.audit_events().select_related("tenant")
+        if action:
+            rows = rows.filter(action=action)
+        if who:
+            rows = rows.filter(actor_name__icontains=who) | rows.filter(target_name__icontains=who)
+        if cursor is not None:
+            rows = rows.filter(id__lt=cursor)
+        found = list(rows[: _AUDIT_PAGE + 1])
+    context = {
+        "events": found[:_AUDIT_PAGE],
+        "next": found[_AUDIT_PAGE - 1].id if len(found) > _AUDIT_PAGE else None,
+        "action": action,
+        "who": who,
+        "paged": cursor is not None,
+    }
+    return render(request, "console/audit.html", context)
+
+
+def _cursor(text: str) -> uuid.UUID | None:
+    """Ids of events grow with their age, so an id is all that a page needs to go on from."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@for_operators
+def ledger(request: HttpRequest, actor: Actor) -> HttpResponse:
+    """The invariants, checked when asked: a POST, since it reads every row there is."""
+    authorize(actor, "ledger.read", None)
+    results, seconds = None, 0.0
+    if request.method == "POST":
+        began = time.monotonic()
+        violations = check_all()
+        seconds = time.monotonic() - began
+        results = [
+            (name, titles, [violation.detail for violation in violations if violation.invariant == name])
+            for name, titles in _titles().items()
+        ]
+    context = {"results": results, "titles": _titles(), "seconds": seconds, "settle": SETTLE_SECONDS}
+    return render(request, "console/ledger.html", context)
+
+
+def _titles() -> dict[str, list[str]]:
+    """Invariant -> what it promises. Several checks share an invariant, and a violation names the invariant only."""
+    titles: dict[str, list[str]] = {}
+    for check in CHECKS:
+        titles.setdefault(check.invariant, []).append(check.title)
+    return titles

@@ -1,0 +1,98 @@
+"""The desk a person sits at in the portal: who they are, the tenant they look at, what they may do there."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+
+from cloud.pages.guard import View, actor_of, answer_errors, current_user, to_login
+from tenants import roles, selectors
+from tenants.models import Tenant, User
+from tenants.scope import tenant_scope
+from tenants.services.access import Actor, standing, visible_tenant_ids
+
+SESSION_KEY = "tenant_id"
+_SHOWN_IN_SWITCHER = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """`can` holds the permissions of this person in this tenant, for showing and hiding; services check again."""
+
+    user: User
+    actor: Actor
+    tenant: Tenant
+    role: str
+    can: frozenset[str]
+    tenants: list[Tenant]
+    more_tenants: bool
+    disabled: bool
+
+
+def reachable(user: User) -> list[Tenant]:
+    """Every tenant that a person may look at: an operator all of them, others those in which they have a role."""
+    if user.is_operator:
+        with tenant_scope(visible_tenant_ids(Actor(username=user.username, user_id=user.id, is_operator=True))):
+            return list(selectors.tenants())
+    return [belonging.tenant for belonging in selectors.belongings(user)]
+
+
+def seat(request: HttpRequest, tenant_id: uuid.UUID | None = None) -> Desk | None:
+    """The desk for a request, in the tenant chosen before, in `tenant_id`, or in the first; None for one without any."""
+    user = current_user(request)
+    choice = reachable(user)
+    wanted = str(tenant_id or request.session.get(SESSION_KEY, ""))
+    tenant = next((item for item in choice if str(item.id) == wanted), choice[0] if choice else None)
+    if tenant is None:
+        return None
+    actor = actor_of(request, tenant.id)
+    here = standing(actor=actor, tenant=tenant)
+    role = here.role or roles.VIEWER
+    can = roles.ALL_PERMISSIONS if here.as_operator else roles.PERMISSIONS_BY_ROLE[role]
+    return Desk(
+        user=user,
+        actor=actor,
+        tenant=tenant,
+        role="cloud operator" if here.as_operator else role,
+        can=frozenset(permission.replace(".", "_") for permission in can),
+        tenants=choice[:_SHOWN_IN_SWITCHER],
+        more_tenants=len(choice) > _SHOWN_IN_SWITCHER,
+        disabled=not here.active,
+    )
+
+
+def at_desk(view: Callable[..., HttpResponse]) -> View:
+    """Guard of the portal's pages: logged in, with a tenant. The view gets the desk as its second argument."""
+
+    @functools.wraps(view)
+    @answer_errors
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not request.user.is_authenticated:
+            return to_login(request)
+        desk = seat(request)
+        if desk is None:
+            if current_user(request).is_operator:
+                return redirect("console:overview")
+            return render(request, "portal/no_tenant.html", {})
+        request.desk = desk  # type: ignore[attr-defined]  # the frame's template reads it
+        return view(request, desk, *args, **kwargs)
+
+    return wrapped
+
+
+def move_to(request: HttpRequest, desk: Desk, tenant_id: uuid.UUID) -> Desk:
+    """The desk in the tenant of the object that is shown: a link from a colleague opens whichever tenant one was in."""
+    if desk.tenant.id == tenant_id:
+        return desk
+    moved = seat(request, tenant_id)
+    if moved is None or moved.tenant.id != tenant_id:
+        return desk
+    request.session[SESSION_KEY] = str(tenant_id)
+    request.desk = moved  # type: ignore[attr-defined]
+    return moved

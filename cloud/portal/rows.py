@@ -1,0 +1,45 @@
+"""Instances as the pages show them: status, the actions that it allows, how to get in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compute.models import Instance
+from compute.selectors.instances import status_of
+
+# status -> power actions that make sense; the services decide again, under the row's lock.
+_ACTIONS = {
+    "running": ("stop", "reboot"),
+    "paused": ("stop", "reboot"),
+    "crashed": ("start",),
+    "stopped": ("start",),
+    "suspended": ("start",),
+    "error": ("start", "stop", "reboot"),
+    "unknown": ("start", "stop", "reboot"),
+    "stopping": (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    instance: Instance
+    status: str
+    actions: tuple[str, ...]
+    address: str
+
+    @property
+    def busy(self) -> bool:
+        return self.instance.open_operation_id is not None  # type: ignore[attr-defined]  # annotated by the selector
+
+
+def row_of(instance: Instance) -> Row:
+    """One row; needs an instance from `selectors.instances`, which has all of it at hand."""
+    status = status_of(instance)
+    ports = list(instance.ports.all())
+    settled = instance.state in ("active", "error") and instance.open_operation_id is None  # type: ignore[attr-defined]
+    return Row(
+        instance=instance,
+        status=status,
+        actions=_ACTIONS.get(status, ()) if settled else (),
+        address=ports[0].address if ports else "",
+    )

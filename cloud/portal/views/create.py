@@ -1,0 +1,95 @@
+"""Making instances."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods
+
+from cloud.pages.fields import Form, whole_number
+from cloud.portal.desk import Desk, at_desk
+from cloud.portal.views.dashboard import MAIN_RESOURCES
+from compute.selectors.catalog import list_flavors, list_images, list_keypairs
+from compute.selectors.pools import list_pools
+from compute.services.instances_create import create_instances
+from tenants.errors import DomainError, InvalidInput
+from tenants.services import quotas
+from tenants.services.access import authorize
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@at_desk
+def new(request: HttpRequest, desk: Desk) -> HttpResponse:
+    authorize(desk.actor, "instance.create", desk.tenant)
+    images = list(list_images(actor=desk.actor))
+    flavors = sorted(list_flavors(actor=desk.actor), key=lambda flavor: (flavor.vcpus, flavor.memory_mib))
+    keypairs = list(list_keypairs(actor=desk.actor, tenant_id=desk.tenant.id))
+    pools = list(list_pools(actor=desk.actor))
+    form = Form(
+        values={
+            "name": "",
+            "image": str(images[0].id) if images else "",
+            "flavor": str(flavors[0].id) if flavors else "",
+            "pool": str(pools[0].id) if pools else "",
+            "keypairs": [keypairs[0].name] if keypairs else [],
+            "user_data": "",
+            "tags": "",
+            "count": "1",
+        }
+    )
+    if request.method == "POST":
+        form.values = {name: request.POST.get(name, "") for name in form.values}
+        form.values["keypairs"] = request.POST.getlist("keypairs")
+        try:
+            created = create_instances(
+                actor=desk.actor,
+                tenant=desk.tenant,
+                name=form.values["name"].strip(),
+                image=form.values["image"],
+                flavor=form.values["flavor"],
+                pool=form.values["pool"] or None,
+                keypairs=form.values["keypairs"],
+                # Browsers send CRLF; cloud-init's scripts must begin with a clean "#!" line.
+                user_data=form.values["user_data"].replace("\r\n", "\n"),
+                tags=_tags(form.values["tags"]),
+                count=_count(form.values["count"]),
+            )
+        except DomainError as error:
+            form.refuse(error, fields={"kind": "image"})
+        else:
+            if len(created.instances) == 1:
+                return redirect("instance", created.instances[0].id)
+            messages.success(request, f"{len(created.instances)} instances are being made.")
+            return redirect("instances")
+    lines = [line for line in quotas.summary(desk.tenant) if line.resource in MAIN_RESOURCES]
+    context = {
+        "desk": desk,
+        "form": form,
+        "images": images,
+        "flavors": flavors,
+        "keypairs": keypairs,
+        "pools": pools,
+        "lines": sorted(lines, key=lambda line: MAIN_RESOURCES.index(line.resource)),
+    }
+    return render(request, "portal/instances/new.html", context, status=400 if form.errors or form.refusal else 200)
+
+
+def _count(text: str) -> int:
+    try:
+        return whole_number(text.strip())
+    except ValueError:
+        raise InvalidInput.field("/count", "invalid_count", "Count is a whole number.") from None
+
+
+def _tags(text: str) -> dict[str, str]:
+    """Read one `key=value` a line. Raises InvalidInput."""
+    tags = {}
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        key, sign, value = line.partition("=")
+        if not sign:
+            raise InvalidInput.field("/tags", "invalid_tags", "Write one tag a line, as key=value.")
+        tags[key.strip()] = value.strip()
+    return tags
