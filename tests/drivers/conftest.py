@@ -51,38 +51,44 @@ def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
-def lab(tiny_images: Path) -> Iterator[Lab]:
+def furnish(host: PrivateHost, tiny_images: Path) -> Lab:
+    """Put images, proof files and the storage marker where the host expects them."""
     vm = json.loads((tiny_images / "tiny.json").read_text())
     tree = json.loads((tiny_images / "tiny-container.json").read_text())
+    shared = host.root / "shared"
+    for directory in (shared, shared / "images", shared / "proof"):
+        directory.mkdir(mode=0o711)
+    (shared / ".cenote-storage").write_text(f"{STORAGE_ID}\n")
+    for source, target in (
+        ("tiny.qcow2", f"images/{VM_IMAGE.id}.qcow2"),
+        ("tiny.kernel", f"images/{VM_IMAGE.id}.kernel"),
+        ("tiny.initrd", f"images/{VM_IMAGE.id}.initrd"),
+        ("tiny-container.tar", f"images/{TREE_IMAGE.id}.tar"),
+        ("tiny.kernel", "proof/kernel"),
+        ("tiny.initrd", "proof/initrd"),
+        ("tiny-container.tar", "proof/root.tar"),
+    ):
+        shutil.copyfile(tiny_images / source, shared / target)
+    settings = DriverSettings(
+        vcpus=2,
+        memory_mib=2048,
+        disk_gib=20,
+        shared_dir=shared,
+        local_dir=host.root / "local",
+        qemu_uri=host.qemu_uri,
+        lxc_uri=host.lxc_uri,
+        libvirt_log_dir=host.root / "log",
+        libvirt_run_dir=host.root / "run" / "libvirt",
+    )
+    vm_image = dataclasses.replace(
+        VM_IMAGE, sha256=vm["files"]["disk"]["sha256"], boot=vm["boot"], kernel_args=vm["kernel_args"]
+    )
+    tree_image = dataclasses.replace(TREE_IMAGE, sha256=tree["files"]["disk"]["sha256"])
+    return Lab(host, settings, PlainBridge(host), vm_image, tree_image)
+
+
+@pytest.fixture(scope="session")
+def lab(tiny_images: Path) -> Iterator[Lab]:
+    """A host as the lab has them: QEMU runs as root, since the namespaces are the fence."""
     with private_host() as host:
-        shared = host.root / "shared"
-        for directory in (shared, shared / "images", shared / "proof"):
-            directory.mkdir(mode=0o711)
-        (shared / ".cenote-storage").write_text(f"{STORAGE_ID}\n")
-        for source, target in (
-            ("tiny.qcow2", f"images/{VM_IMAGE.id}.qcow2"),
-            ("tiny.kernel", f"images/{VM_IMAGE.id}.kernel"),
-            ("tiny.initrd", f"images/{VM_IMAGE.id}.initrd"),
-            ("tiny-container.tar", f"images/{TREE_IMAGE.id}.tar"),
-            ("tiny.kernel", "proof/kernel"),
-            ("tiny.initrd", "proof/initrd"),
-            ("tiny-container.tar", "proof/root.tar"),
-        ):
-            shutil.copyfile(tiny_images / source, shared / target)
-        settings = DriverSettings(
-            vcpus=2,
-            memory_mib=2048,
-            disk_gib=20,
-            shared_dir=shared,
-            local_dir=host.root / "local",
-            qemu_uri=host.qemu_uri,
-            lxc_uri=host.lxc_uri,
-            libvirt_log_dir=host.root / "log",
-            libvirt_run_dir=host.root / "run" / "libvirt",
-        )
-        vm_image = dataclasses.replace(
-            VM_IMAGE, sha256=vm["files"]["disk"]["sha256"], boot=vm["boot"], kernel_args=vm["kernel_args"]
-        )
-        tree_image = dataclasses.replace(TREE_IMAGE, sha256=tree["files"]["disk"]["sha256"])
-        yield Lab(host, settings, PlainBridge(host), vm_image, tree_image)
+        yield furnish(host, tiny_images)

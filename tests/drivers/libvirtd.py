@@ -33,8 +33,8 @@ if ! kill -0 "$(cat /run/virtlogd.pid 2>/dev/null)" 2>/dev/null; then virtlogd -
 exec libvirtd -p /run/libvirtd.pid
 """
 _QEMU_CONF = """
-user = "root"
-group = "root"
+user = "{user}"
+group = "{user}"
 security_driver = "none"
 namespaces = []
 remember_owner = 0
@@ -97,7 +97,7 @@ class PlainBridge:
 
 
 @contextlib.contextmanager
-def private_host() -> Iterator[PrivateHost]:
+def private_host(*, qemu_user: str = "root") -> Iterator[PrivateHost]:
     """A private host for as long as the context lasts; all of its domains, processes and files end with it."""
     netns = f"cndrv{uuid.uuid4().hex[:6]}"
     root = Path(tempfile.mkdtemp(prefix=f"{netns}-"))
@@ -106,7 +106,7 @@ def private_host() -> Iterator[PrivateHost]:
         stack.callback(shutil.rmtree, root, ignore_errors=True)
         for name in ("etc", "lib", "log", "cache", "run"):
             (root / name).mkdir(mode=0o755)
-        (root / "etc" / "qemu.conf").write_text(_QEMU_CONF)
+        (root / "etc" / "qemu.conf").write_text(_QEMU_CONF.format(user=qemu_user))
         (root / "etc" / "libvirtd.conf").write_text(
             f'host_uuid = "{uuid.uuid4()}"\nunix_sock_group = "root"\nauth_unix_rw = "none"\n'
         )

@@ -112,6 +112,9 @@ def test_image_is_hashed_once_and_again_after_a_change(
         store.ensure_usable(image)
         store.ensure_usable(image)
     assert len(opened) == 1
+    os.chown(path, 64055, -1)
+    store.ensure_usable(image)
+    assert len(opened) == 1
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x01")

@@ -18,8 +18,9 @@ import pytest
 from compute.node.drivers.base import Driver, Never, Unknown
 from compute.node.drivers.libvirt.host import LibvirtDriver
 from compute.wire import InstanceSpec
-from tests.drivers.conftest import STORAGE_ID, Lab
+from tests.drivers.conftest import STORAGE_ID, Lab, furnish
 from tests.drivers.contract import DriverContract, find_domain
+from tests.drivers.libvirtd import private_host
 from tests.drivers.specs import make_spec
 
 pytestmark = pytest.mark.lab
@@ -142,9 +143,10 @@ def test_vm_has_the_disk_of_its_flavor_on_the_image_and_says_both_formats(
 def test_vm_console_is_on_a_private_socket(driver: LibvirtDriver, lab: Lab, vm: InstanceSpec) -> None:
     driver.prepare(vm)
     driver.start(vm, token=1)
-    socket = lab.settings.local_dir / "instances" / vm.id / "vnc.sock"
-    assert stat.S_ISSOCK(socket.stat().st_mode)
-    assert stat.S_IMODE(socket.parent.stat().st_mode) & 0o077 == 0
+    sockets = list((lab.host.root / "lib").rglob("vnc.sock"))
+    assert len(sockets) == 1
+    assert stat.S_ISSOCK(sockets[0].stat().st_mode)
+    assert stat.S_IMODE(sockets[0].parent.stat().st_mode) & 0o007 == 0
     assert "LISTEN" not in lab.host.run("ss", "-Htln")
 
 
@@ -379,7 +381,24 @@ def test_proof_fails_by_name_without_its_kernel_and_without_storage(driver: Libv
     assert {step.name for step in proof.steps if not step.ok} == {"storage", "vm"}
 
 
-def test_closed_network_of_another_instance_is_left_alone(driver: LibvirtDriver, lab: Lab) -> None:
+def test_vm_runs_where_qemu_is_not_root_and_its_image_is_not_hashed_again(tiny_images: Path) -> None:
+    """As on a real machine: libvirt hands the files to QEMU's own user at each start."""
+    with private_host(qemu_user="libvirt-qemu") as host:
+        lab = furnish(host, tiny_images)
+        driver = lab.open_driver()
+        spec = make_spec("vm", image=lab.vm_image, memory_mib=128)
+        driver.prepare(spec)
+        known = (lab.settings.local_dir / "images.json").stat().st_mtime_ns
+        driver.start(spec, token=1)
+        wait_for_console(driver, spec.id, b"login:")
+        driver.prepare(make_spec("vm", image=lab.vm_image))
+        assert (lab.settings.local_dir / "images.json").stat().st_mtime_ns == known
+        driver.remove(spec.id)
+        assert find_domain(driver, spec.id) is None
+        driver.close()
+
+
+def test_network_of_another_instance_is_left_alone(driver: LibvirtDriver, lab: Lab) -> None:
     kept = make_spec("container", image=lab.tree_image)
     gone = make_spec("container", image=lab.tree_image)
     for spec in (kept, gone):

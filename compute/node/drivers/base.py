@@ -64,7 +64,7 @@ class Driver(abc.ABC):
     def prove(self) -> HostProof:
         """Boot real guests to their init and check all that instances will need. Leaves nothing behind.
 
-        Takes up to 120 s. Raises Unknown when the daemon does not answer; all else is a step that is not ok.
+        Takes up to 150 s. Raises Unknown when the daemon does not answer; all else is a step that is not ok.
         """
 
     @abc.abstractmethod

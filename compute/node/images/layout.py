@@ -83,10 +83,6 @@ class InstancePaths:
     def console(self) -> Path:
         return self.local / "console.log"
 
-    @property
-    def vnc(self) -> Path:
-        return self.local / "vnc.sock"
-
 
 def instance_paths(settings: DriverSettings, instance_id: str) -> InstancePaths:
     """Return where this instance's files are. Raises Never("id_invalid")."""

@@ -21,7 +21,7 @@ _CHUNK = 4 << 20
 class ImageStore:
     """Hands out image files that have the checksum they should have.
 
-    A file is hashed once for each host and identity (device, inode, size, time of change): hashing at every create
+    A file is hashed once for each host and identity (device, inode, size, time of writing): hashing at every create
     would cost more than all the rest of it. The answers are kept in `local_dir`/images.json over restarts.
     """
 
@@ -92,4 +92,5 @@ def _identity(path: Path) -> str:
         found = path.stat()
     except FileNotFoundError:
         raise Never("image_missing", f"no image file {path}")
-    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+    # Not the time of the inode's change: libvirt changes an image's owner at each start where QEMU is not root.
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"

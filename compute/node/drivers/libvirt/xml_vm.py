@@ -128,7 +128,8 @@ def _add_devices(
     channel = node(devices, "channel", type_="unix")
     node(channel, "target", type_="virtio", name=AGENT_CHANNEL)
     graphics = node(devices, "graphics", type_="vnc")
-    node(graphics, "listen", type_="socket", socket=str(paths.vnc))
+    # No path: libvirt makes the socket in the domain's own directory, where QEMU may write whoever it runs as.
+    node(graphics, "listen", type_="socket")
     node(node(devices, "video"), "model", type_="vga")
     node(node(devices, "rng", model="virtio"), "backend", RANDOM, model="random")
     node(devices, "memballoon", model="virtio")
