@@ -6,10 +6,11 @@ from typing import Any
 
 from django.apps import apps
 from django.contrib import admin
+from django.contrib.auth.views import redirect_to_login
 from django.db import models
 from django.http import Http404, HttpRequest, HttpResponse
-
-from cloud.pages.guard import to_login
+from django.shortcuts import redirect
+from django.urls import reverse
 
 _APPS = ("tenants", "compute")
 # Hashes and digests do not open anything, and still are nobody's business; user data may hold passwords, as may the
@@ -31,9 +32,15 @@ class ConsoleAdminSite(admin.AdminSite):
 
     def login(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         """Send a visitor to the cloud's own log-in, and tell everybody who is no operator that there is nothing here."""
+        if self.has_permission(request):
+            return redirect("admin:index")
         if request.user.is_authenticated:
             raise Http404
-        return to_login(request)
+        return redirect_to_login(reverse("admin:index"))
+
+    def password_change(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Django's own form would bypass the service, and with it the audit trail."""
+        return redirect("account")
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):

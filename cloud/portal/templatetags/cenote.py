@@ -15,35 +15,50 @@ register = template.Library()
 # Paths of 24 x 24 outline icons, drawn for Cenote.
 _ICONS = {
     "home": '<path d="M4 11l8-7 8 7v8a1 1 0 0 1-1 1h-5v-6h-4v6H5a1 1 0 0 1-1-1z"/>',
-    "server": '<rect x="4" y="4" width="16" height="7" rx="1.5"/><rect x="4" y="13" width="16" height="7" rx="1.5"/><path d="M8 7.500h.01M8 16.500h.01M12 7.500h4M12 16.500h4"/>',
-    "vm": '<rect x="3" y="4" width="18" height="12" rx="1.500"/><path d="M9 20h6M12 16v4"/>',
-    "container": '<path d="M12 3l8 4.500v9L12 21l-8-4.500v-9z"/><path d="M4 7.500l8 4.500 8-4.500M12 12v9"/>',
+    "server": (
+        '<rect x="4" y="4" width="16" height="7" rx="1.5"/>'
+        '<rect x="4" y="13" width="16" height="7" rx="1.5"/>'
+        '<path d="M8 7.5h.01M8 16.5h.01M12 7.5h4M12 16.5h4"/>'
+    ),
+    "vm": '<rect x="3" y="4" width="18" height="12" rx="1.5"/><path d="M9 20h6M12 16v4"/>',
+    "container": '<path d="M12 3l8 4.5v9L12 21l-8-4.5v-9z"/><path d="M4 7.5l8 4.5 8-4.5M12 12v9"/>',
     "activity": '<path d="M3 12h4l3-8 4 16 3-8h4"/>',
     "key": '<circle cx="8" cy="15" r="4"/><path d="M11 12l9-9M16 7l3 3"/>',
     "token": '<rect x="3" y="6" width="18" height="12" rx="2"/><path d="M7 12h.01M11 12h6"/>',
-    "people": '<circle cx="9" cy="8" r="3.500"/><path d="M2.500 20c.5-4 3-6 6.500-6s6 2 6.500 6M16 4.800a3.500 3.500 0 0 1 0 6.400M18 14.500c2 .8 3.200 2.700 3.500 5.500"/>',
-    "user": '<circle cx="12" cy="8" r="4"/><path d="M4 21c.7-4.700 3.500-7 8-7s7.300 2.300 8 7"/>',
-    "pool": '<ellipse cx="12" cy="6" rx="8" ry="3"/><path d="M4 6v12c0 1.700 3.600 3 8 3s8-1.300 8-3V6M4 12c0 1.700 3.600 3 8 3s8-1.300 8-3"/>',
-    "tenant": '<path d="M4 21V6l8-3 8 3v15M9 21v-5h6v5M8 9h.01M12 9h.01M16 9h.01M8 12.500h.01M12 12.500h.01M16 12.500h.01"/>',
-    "why": '<circle cx="12" cy="12" r="9"/><path d="M9.500 9.500a2.500 2.500 0 1 1 3.500 2.300c-.7.4-1 .9-1 1.700M12 17h.01"/>',
+    "people": (
+        '<circle cx="9" cy="8" r="3.5"/>'
+        '<path d="M2.5 20c.5-4 3-6 6.5-6s6 2 6.5 6M16 4.8a3.5 3.5 0 0 1 0 6.400M18 14.5c2 .8 3.200 2.7 3.5 5.5"/>'
+    ),
+    "user": '<circle cx="12" cy="8" r="4"/><path d="M4 21c.7-4.7 3.5-7 8-7s7.3 2.3 8 7"/>',
+    "pool": (
+        '<ellipse cx="12" cy="6" rx="8" ry="3"/>'
+        '<path d="M4 6v12c0 1.7 3.6 3 8 3s8-1.3 8-3V6M4 12c0 1.7 3.6 3 8 3s8-1.3 8-3"/>'
+    ),
+    "tenant": (
+        '<path d="M4 21V6l8-3 8 3v15M9 21v-5h6v5M8 9h.01M12 9h.01M16 9h.01M8 12.5h.01M12 12.5h.01M16 12.5h.01"/>'
+    ),
+    "why": ('<circle cx="12" cy="12" r="9"/><path d="M9.5 9.5a2.5 2.5 0 1 1 3.5 2.3c-.7.4-1 .9-1 1.7M12 17h.01"/>'),
     "ledger": '<path d="M6 3h12v18l-3-2-3 2-3-2-3 2zM9 8h6M9 12h6"/>',
     "audit": '<path d="M5 4h14v16H5zM9 9h6M9 13h6M9 17h3"/>',
-    "database": '<ellipse cx="12" cy="6" rx="7" ry="3"/><path d="M5 6v12c0 1.700 3 3 7 3s7-1.300 7-3V6"/>',
-    "play": '<path d="M7 4.500v15l12-7.500z"/>',
-    "stop": '<rect x="6" y="6" width="12" height="12" rx="1.500"/>',
-    "reboot": '<path d="M20 12a8 8 0 1 1-2.500-5.800M20 3v4.500h-4.500"/>',
+    "database": '<ellipse cx="12" cy="6" rx="7" ry="3"/><path d="M5 6v12c0 1.7 3 3 7 3s7-1.3 7-3V6"/>',
+    "play": '<path d="M7 4.5v15l12-7.5z"/>',
+    "stop": '<rect x="6" y="6" width="12" height="12" rx="1.5"/>',
+    "reboot": '<path d="M20 12a8 8 0 1 1-2.5-5.8M20 3v4.5h-4.5"/>',
     "trash": '<path d="M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5M14 11v5"/>',
     "plus": '<path d="M12 5v14M5 12h14"/>',
-    "search": '<circle cx="11" cy="11" r="6.500"/><path d="M20 20l-4.300-4.300"/>',
-    "copy": '<rect x="8" y="8" width="12" height="12" rx="2"/><path d="M16 8V5a1 1 0 0 0-1-1H5a1 1 0 0 0-1 1v10a1 1 0 0 0 1 1h3"/>',
+    "search": '<circle cx="11" cy="11" r="6.5"/><path d="M20 20l-4.3-4.3"/>',
+    "copy": (
+        '<rect x="8" y="8" width="12" height="12" rx="2"/>'
+        '<path d="M16 8V5a1 1 0 0 0-1-1H5a1 1 0 0 0-1 1v10a1 1 0 0 0 1 1h3"/>'
+    ),
     "chevron": '<path d="M7 10l5 5 5-5"/>',
-    "theme": '<circle cx="12" cy="12" r="8.500"/><path d="M12 3.500v17a8.500 8.500 0 0 0 0-17z" fill="currentColor"/>',
-    "check": '<path d="M5 12.500l4.500 4.500L19 7.500"/>',
-    "alert": '<path d="M12 4L2.800 20h18.400zM12 10v4M12 17h.01"/>',
+    "theme": ('<circle cx="12" cy="12" r="8.5"/><path d="M12 3.5v17a8.5 8.5 0 0 0 0-17z" fill="currentColor"/>'),
+    "check": '<path d="M5 12.5l4.5 4.5L19 7.5"/>',
+    "alert": '<path d="M12 4L2.8 20h18.400zM12 10v4M12 17h.01"/>',
     "info": '<circle cx="12" cy="12" r="9"/><path d="M12 11v5M12 8h.01"/>',
-    "out": '<path d="M14 4H6v16h8M10 12h11M17.500 8.500L21 12l-3.500 3.500"/>',
-    "console": '<rect x="3" y="4" width="18" height="16" rx="2"/><path d="M7 9l3 3-3 3M12.500 15H17"/>',
-    "refresh": '<path d="M4 11a8 8 0 0 1 14-4.500L20 9M20 4v5h-5M20 13a8 8 0 0 1-14 4.500L4 15M4 20v-5h5"/>',
+    "out": '<path d="M14 4H6v16h8M10 12h11M17.5 8.5L21 12l-3.5 3.5"/>',
+    "console": '<rect x="3" y="4" width="18" height="16" rx="2"/><path d="M7 9l3 3-3 3M12.5 15H17"/>',
+    "refresh": '<path d="M4 11a8 8 0 0 1 14-4.5L20 9M20 4v5h-5M20 13a8 8 0 0 1-14 4.5L4 15M4 20v-5h5"/>',
 }
 
 # State word -> look. Words of instances, operations, hosts, tenants and users share one table, so they look the same.
