@@ -1,4 +1,4 @@
-"""What a host's own broker user may do: pop its own queue, and nothing else.
+"""What a host's own broker user may do: hear its own doorbell, and nothing else.
 
 Pure: the control plane sets the rule (`reconcilers.brokers`), the tests hold a real worker against it.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-# Commands on values, all bound to the keys below; no look at the key space, no scripts, nothing of an administrator.
+# What kombu sends to declare a queue and wait on it, without emulated acknowledgements (`compute.node.app`): no command
+# that looks at the key space or at others, and no script, since one that never ends would stop the broker for all.
 _COMMANDS = (
-    *("@list", "@set", "@sortedset", "@hash", "@string", "@transaction"),
-    *("ping", "hello", "auth", "select", "client|setname", "client|id", "exists", "del", "unlink", "expire", "ttl"),
+    *("hello", "auth", "ping", "select", "client|setname"),
+    *("multi", "exec", "discard", "sadd", "smembers", "llen", "brpop"),
 )
 
 
@@ -26,7 +27,7 @@ def broker_password(secret_key: str, host_id: str) -> str:
 
 
 def acl_rule(host_id: str, password: str) -> list[str]:
-    """Return the arguments of `ACL SETUSER name ...` for a host's user. Keys: its queue, binding and unacked sets only."""
+    """Return the arguments of `ACL SETUSER name ...` for a host's user. Keys: its own queue and that queue's bindings."""
     queue = queue_name(host_id)
-    keys = (f"~{queue}*", f"~_kombu.binding.{queue}*", f"~_kombu.binding_permanent.{queue}*", f"~unacked.{queue}*")
+    keys = (f"~{queue}*", f"~_kombu.binding.{queue}*", f"~_kombu.binding_permanent.{queue}*")
     return ["reset", "on", f">{password}", *keys, "resetchannels", "-@all", *(f"+{command}" for command in _COMMANDS)]

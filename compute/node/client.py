@@ -1,15 +1,20 @@
-"""nodeapi, as the node worker sees it: five questions over one kept connection."""
+"""nodeapi, as the node worker sees it: four questions over kept connections."""
 
 from __future__ import annotations
 
+import random
+import ssl
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from compute.node.settings import NodeSettings
-from compute.wire import Call, CallAnswer, HeartbeatAnswer, HostReport
+from compute.node.settings import NodeSettings, SettingsError
+from compute.wire import Call, CallAnswer, CallError, HeartbeatAnswer, HostReport, WireError
 
 TIMEOUT_SECONDS = 10.0
+TRIES = 3
 
 
 class ApiUnavailable(Exception):
@@ -25,6 +30,14 @@ class ApiRefused(Exception):
         self.code = code
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Calls to run, and answers to those of a newer release that this one cannot even read."""
+
+    calls: tuple[Call, ...] = ()
+    unreadable: tuple[CallAnswer, ...] = ()
+
+
 class NodeApi:
     """Safe for many threads. Every method raises ApiUnavailable or ApiRefused and nothing else."""
 
@@ -36,10 +49,18 @@ class NodeApi:
             headers={"Authorization": f"Bearer {settings.token}"},
         )
 
-    def fetch(self, *, limit: int, in_hand: list[str]) -> list[Call]:
+    def fetch(self, *, limit: int, in_hand: list[str]) -> Fetched:
         """Take waiting calls of this host, oldest first."""
-        data = self._ask("POST", "calls/fetch", {"limit": limit, "in_hand": in_hand})
-        return [Call.from_json(item) for item in data.get("calls", [])]
+        items = self._ask("POST", "calls/fetch", {"limit": limit, "in_hand": in_hand}).get("calls")
+        calls, unreadable = [], []
+        for item in items if isinstance(items, list) else []:
+            try:
+                calls.append(Call.from_json(item))
+            except WireError as error:
+                # One order that cannot be read must not keep the others from being carried out.
+                if (answer := _parked(item, str(error))) is not None:
+                    unreadable.append(answer)
+        return Fetched(tuple(calls), tuple(unreadable))
 
     def answer(self, answer: CallAnswer) -> None:
         """Deliver the end of a call."""
@@ -47,26 +68,54 @@ class NodeApi:
 
     def heartbeat(self, report: HostReport) -> HeartbeatAnswer:
         """Say that the host lives, and what is on it."""
-        return HeartbeatAnswer.from_json(self._ask("POST", "heartbeat", report.to_json()))
+        try:
+            return HeartbeatAnswer.from_json(self._ask("POST", "heartbeat", report.to_json(), tries=1))
+        except WireError as error:
+            raise ApiUnavailable(f"heartbeat: {error}") from None
 
     def network(self) -> dict[str, Any]:
         """Return the pool's networks, the hosts' underlay addresses and this host's ports."""
-        return self._ask("GET", "network")
+        return self._ask("GET", "network", tries=1)
 
     def close(self) -> None:
         self._http.close()
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        try:
-            response = self._http.request(method, path, json=body)
-            if response.status_code >= 500 or response.status_code == 429:
-                raise ApiUnavailable(f"{path}: {response.status_code}")
-            data = response.json() if response.content else {}
-        except (httpx.HTTPError, ValueError) as error:
-            raise ApiUnavailable(f"{path}: {type(error).__name__}: {error}") from None
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, tries: int = TRIES) -> dict[str, Any]:
+        """Ask, and again after a broken connection or a 503. Not after a time-out: that has cost enough already."""
+        for attempt in range(1, tries + 1):
+            try:
+                return self._ask_once(method, path, body)
+            except (httpx.HTTPError, ValueError) as error:
+                if attempt == tries or isinstance(error, httpx.TimeoutException):
+                    raise ApiUnavailable(f"{path}: {type(error).__name__}: {error}") from None
+            except ApiUnavailable:
+                if attempt == tries:
+                    raise
+            time.sleep(random.uniform(0.05, 0.3) * attempt)  # noqa: S311  spreads hosts, keeps no secret
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _ask_once(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        response = self._http.request(method, path, json=body)
+        if response.status_code >= 500 or response.status_code == 429:
+            raise ApiUnavailable(f"{path}: {response.status_code}")
         if response.status_code >= 400:
-            raise ApiRefused(response.status_code, str(data.get("code", "refused")))
+            raise ApiRefused(response.status_code, _code(response))
+        data = response.json() if response.content else {}
         return data if isinstance(data, dict) else {}
+
+
+def _code(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["code"])
+    except (ValueError, KeyError, TypeError):
+        return "refused"
+
+
+def _parked(item: Any, reason: str) -> CallAnswer | None:
+    """Return `retry` for an order that cannot be read, None when it does not even say which one it is."""
+    if not isinstance(item, dict) or not isinstance(item.get("id"), str) or not isinstance(item.get("token"), int):
+        return None
+    return CallAnswer(item["id"], item["token"], "retry", error=CallError("unreadable_call", reason[:500]))
 
 
 def _base(api: str) -> str:
@@ -78,5 +127,15 @@ def _transport(settings: NodeSettings) -> httpx.HTTPTransport:
     if settings.api.startswith("http+unix://"):
         return httpx.HTTPTransport(uds=settings.api.removeprefix("http+unix://"))
     if settings.api.startswith("https://"):
-        return httpx.HTTPTransport(verify=str(settings.ca_file) if settings.ca_file else True)
-    raise ValueError("CENOTE_NODE_API is an https:// address or http+unix:// and the path of a socket")
+        return httpx.HTTPTransport(verify=_trust(settings))
+    raise SettingsError("CENOTE_NODE_API is an https:// address, or http+unix:// and the path of a socket")
+
+
+def _trust(settings: NodeSettings) -> Any:
+    if settings.ca_file is None:
+        return True
+    try:
+        # The cloud's own CA and no other: no public one may vouch for the control plane.
+        return ssl.create_default_context(cafile=str(settings.ca_file))
+    except OSError as error:
+        raise SettingsError(f"CENOTE_NODE_CA_FILE {settings.ca_file} cannot be read: {error}") from None

@@ -1,15 +1,18 @@
 """The watchdog: one child process holds the driver, and is killed when a call overruns its deadline.
 
 A libvirt call on a frozen daemon can be ended neither by a signal nor by a thread, only with its process. Whatever was in
-flight then is `unknown`; the next call gets a fresh child. Kills in a row make the next start wait, so that a host whose
+flight then is `unknown`; the next call gets a fresh child. Deaths in a row make the next start wait, so that a host whose
 libvirtd is gone for good does not spin.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,48 +24,50 @@ from typing import Any
 from compute.wire import Call, CallAnswer, CallError, DomainReport, HostInventory
 
 log = logging.getLogger(__name__)
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 3.0  # past a call's deadline: the driver's own time-outs come first and say more
 LOOK_SECONDS = 12.0
 PAUSE_LIMIT_SECONDS = 20.0
 
+Reply = dict[str, Any]
+
 
 class Lost(Exception):
-    """The child died or was killed before it answered."""
+    """The child died or was killed before it answered, or may not be started yet."""
 
 
 class _Child:
+    """One child process. Its pipes are served by two threads, so that a child that reads nothing blocks no caller."""
+
     def __init__(self, env: Mapping[str, str]) -> None:
+        # A process group of its own: its helpers (qemu-img, tar) are killed with it, before a fresh child begins anew.
         self.process = subprocess.Popen(
             [sys.executable, "-m", "compute.node.hypervisor_child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=dict(env),
+            start_new_session=True,
         )
         self._lock = threading.Lock()
         self._number = 0
-        self._waiting: dict[int, SimpleQueue[dict[str, Any] | None]] = {}
+        self._waiting: dict[int, SimpleQueue[Reply | None]] = {}
+        self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self._reaped = False
         self.dead = False
-        threading.Thread(target=self._read, name="hypervisor-reader", daemon=True).start()
+        for name, target in (("hypervisor-reader", self._read), ("hypervisor-writer", self._write)):
+            threading.Thread(target=target, name=name, daemon=True).start()
 
-    def ask(self, what: str, body: dict[str, Any] | None, timeout: float) -> dict[str, Any]:
+    def ask(self, what: str, body: dict[str, Any] | None, timeout: float) -> Reply:
         """Return the child's reply. Raises Lost when it died, TimeoutError when it did not reply in time."""
-        box: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        box: SimpleQueue[Reply | None] = SimpleQueue()
         with self._lock:
             if self.dead:
                 raise Lost
             self._number += 1
             number = self._number
             self._waiting[number] = box
-            line = json.dumps({"id": number, "what": what, "body": body}).encode() + b"\n"
-            try:
-                assert self.process.stdin is not None
-                self.process.stdin.write(line)
-                self.process.stdin.flush()
-            except OSError:
-                self._waiting.pop(number, None)
-                raise Lost from None
+        self._outbox.put(json.dumps({"id": number, "what": what, "body": body}).encode() + b"\n")
         try:
-            reply = box.get(timeout=timeout)
+            reply = box.get(timeout=max(timeout, 0.0))
         except Empty:
             raise TimeoutError from None
         finally:
@@ -72,55 +77,76 @@ class _Child:
             raise Lost
         return reply
 
+    def kill(self) -> None:
+        """End the child and its helpers. Nobody waits for it any more, even where the kernel cannot end it yet."""
+        self._signal_group()
+        self._bury()
+
+    def _write(self) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            while (line := self._outbox.get()) is not None:
+                self.process.stdin.write(line)
+                self.process.stdin.flush()
+        self._bury()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            try:
+        with contextlib.suppress(ValueError, OSError):
+            for line in self.process.stdout:
                 reply = json.loads(line)
-            except ValueError:
-                break
-            with self._lock:
-                box = self._waiting.get(reply.get("id"))
-            if box is not None:
-                box.put(reply)
+                with self._lock:
+                    box = self._waiting.get(reply.get("id"))
+                if box is not None:
+                    box.put(reply)
+        self._bury()
+        # Also when it died by itself: its helpers must not go on writing beside those of its successor. Before `wait`,
+        # since until then its number cannot come to mean another process.
+        self._signal_group()
+        with self._lock:
+            self._reaped = True
+        self.process.wait()
+
+    def _signal_group(self) -> None:
+        with self._lock:
+            if not self._reaped:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _bury(self) -> None:
         with self._lock:
             self.dead = True
             for box in self._waiting.values():
                 box.put(None)
-        self.process.wait()
-
-    def kill(self) -> None:
-        self.process.kill()
+        self._outbox.put(None)
 
 
 class Hypervisor:
     """The driver, at arm's length. Safe for many threads."""
 
-    def __init__(self, env: Mapping[str, str] | None = None) -> None:
-        self._env = os.environ if env is None else env
+    def __init__(self, env: Mapping[str, str] | None = None, *, grace_seconds: float = GRACE_SECONDS) -> None:
+        self._env = dict(os.environ if env is None else env)
+        self._grace = grace_seconds
         self._lock = threading.Lock()
         self._child: _Child | None = None
         self._deaths = 0
+        self._slow_looks = 0
         self._not_before = 0.0
-        self._closed = False
+        self._closed = threading.Event()
 
     def run(self, call: Call) -> CallAnswer:
         """Run one call to its end, at the latest its deadline plus a little. Never raises."""
         began = time.monotonic()
         answer = self._run(call)
-        return CallAnswer(
-            answer.call_id,
-            answer.token,
-            answer.outcome,
-            answer.result,
-            answer.error,
-            round(time.monotonic() - began, 4),
-        )
+        return dataclasses.replace(answer, seconds=round(time.monotonic() - began, 4))
 
     def _run(self, call: Call) -> CallAnswer:
+        give_up = time.monotonic() + call.deadline_seconds + self._grace
         try:
-            child = self._living()
-            reply = child.ask("call", call.to_json(), call.deadline_seconds + GRACE_SECONDS)
+            child = self._living(give_up)
+            reply = child.ask("call", call.to_json(), give_up - time.monotonic())
         except Lost:
             return _unknown(call, "hypervisor_lost", "the hypervisor process died in the middle of the call")
         except TimeoutError:
@@ -146,39 +172,66 @@ class Hypervisor:
         reply = self._look("inventory")
         return None if reply is None else HostInventory.from_json(reply)
 
+    def pid(self) -> int | None:
+        """Return the child's process id, None while there is none."""
+        with self._lock:
+            return None if self._child is None or self._child.dead else self._child.process.pid
+
     def close(self) -> None:
-        """End the child. Guests run on."""
-        self._closed = True
+        """End the child; calls in flight end as `unknown`. Guests run on."""
+        self._closed.set()
         with self._lock:
             if self._child is not None:
                 self._child.kill()
 
     def _look(self, what: str) -> Any | None:
         try:
-            child = self._living()
+            child = self._living(time.monotonic())
             reply = child.ask(what, None, LOOK_SECONDS)
         except Lost:
             return None
         except TimeoutError:
-            self._put_down(child, f"looking at {what} overran {LOOK_SECONDS:g} s")
+            log.warning("looking at %s overran %g s", what, LOOK_SECONDS)
+            # The first may be a busy machine, and calls are in flight; after the second the child has no thread left
+            # that could look.
+            self._slow_looks += 1
+            if self._slow_looks >= 2:
+                self._put_down(child, "it cannot see any more")
             return None
+        self._slow_looks = 0
         if "ok" not in reply:
             log.warning("looking at %s failed: %s", what, reply.get("message"))
             return None
         return reply["ok"]
 
-    def _living(self) -> _Child:
-        with self._lock:
-            if self._closed:
-                raise Lost
-            if self._child is None or self._child.dead:
-                if time.monotonic() < self._not_before:
+    def _living(self, give_up: float) -> _Child:
+        """Return a child that lives, starting one if need be. Raises Lost when there is none until `give_up`."""
+        while True:
+            with self._lock:
+                if self._closed.is_set():
                     raise Lost
-                if self._child is not None:
-                    self._deaths += 1
-                    self._not_before = time.monotonic() + min(PAUSE_LIMIT_SECONDS, 0.25 * 2**self._deaths)
-                self._child = _Child(self._env)
-            return self._child
+                if self._child is not None and not self._child.dead:
+                    return self._child
+                now = time.monotonic()
+                if now >= self._not_before:
+                    return self._start(now)
+                pause = self._not_before - now
+            if now + pause > give_up:
+                raise Lost
+            self._closed.wait(pause)
+
+    def _start(self, now: float) -> _Child:
+        if self._child is not None:
+            self._deaths += 1
+            log.warning("starting the hypervisor process again, death %s in a row", self._deaths)
+        self._not_before = now + min(PAUSE_LIMIT_SECONDS, 0.5 * 2 ** min(self._deaths, 10))
+        self._slow_looks = 0
+        try:
+            self._child = _Child(self._env)
+        except OSError as error:
+            log.error("the hypervisor process could not be started: %s", error)
+            raise Lost from None
+        return self._child
 
     def _put_down(self, child: _Child, reason: str) -> None:
         log.error("killing the hypervisor process %s: %s", child.process.pid, reason)

@@ -8,31 +8,52 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 from compute.node.drivers.base import Driver, DriverError
 from compute.node.drivers.registry import open_driver
 from compute.node.drivers.settings import DriverSettings
-from compute.node.methods import execute
+from compute.node.methods import CALLS_AT_ONCE, execute
 from compute.node.network.ports import PortManager
 from compute.node.network.settings import NetworkSettings
 from compute.node.settings import NodeSettings
 from compute.wire import Call
 
-# libvirtd serves at most five calls of one connection at a time; the rest is for looking while they run.
-CALLS_AT_ONCE = 5
+LOOKS_AT_ONCE = 2
+
+_Message = dict[str, Any]
 
 
-def _serve(driver: Driver, out_fd: int) -> None:
+def _listen(inbox: SimpleQueue[_Message]) -> None:
+    """Read orders until the parent is gone. In a thread of its own, so that not even a driver that hangs while it is
+    opened keeps this process alive longer than its parent."""
+    try:
+        for line in sys.stdin.buffer:
+            inbox.put(json.loads(line))
+    finally:
+        _die(0)
+
+
+def _die(status: int) -> None:
+    try:
+        if os.getpgid(0) == os.getpid():
+            # Helpers go along. Whether the parent lives to see to it is not certain here.
+            os.killpg(0, signal.SIGKILL)
+    finally:
+        os._exit(status)
+
+
+def _serve(driver: Driver, inbox: SimpleQueue[_Message], out_fd: int) -> None:
     write_lock = threading.Lock()
 
     def reply(number: int, body: dict[str, Any]) -> None:
-        line = json.dumps({"id": number, **body}).encode() + b"\n"
+        view = memoryview(json.dumps({"id": number, **body}).encode() + b"\n")
         with write_lock:
-            view = memoryview(line)
             while view:
                 view = view[os.write(out_fd, view) :]
 
@@ -43,13 +64,15 @@ def _serve(driver: Driver, out_fd: int) -> None:
             reply(number, {"error": error.code, "message": str(error)[:500]})
         except Exception as error:
             reply(number, {"error": "driver_fault", "message": f"{type(error).__name__}: {error}"[:500]})
+        except BaseException:
+            # A death that a fault asked for, or the interpreter's own end: no thread of this process may outlive it.
+            _die(70)
 
-    with ThreadPoolExecutor(CALLS_AT_ONCE) as calls, ThreadPoolExecutor(2) as looks:
-        for line in sys.stdin.buffer:
-            message = json.loads(line)
+    with ThreadPoolExecutor(CALLS_AT_ONCE) as calls, ThreadPoolExecutor(LOOKS_AT_ONCE) as looks:
+        while True:
+            message = inbox.get()
             pool = calls if message["what"] == "call" else looks
             pool.submit(work, message["id"], message["what"], message.get("body") or {})
-        os._exit(0)
 
 
 def _do(driver: Driver, what: str, body: dict[str, Any]) -> Any:
@@ -77,4 +100,6 @@ if __name__ == "__main__":
     # Whatever a library prints must not end up between two answers.
     answers = os.dup(1)
     os.dup2(2, 1)
-    _serve(open_host_driver(NodeSettings.from_env(os.environ)), answers)
+    orders: SimpleQueue[_Message] = SimpleQueue()
+    threading.Thread(target=_listen, args=(orders,), name="orders", daemon=True).start()
+    _serve(open_host_driver(NodeSettings.from_env(os.environ)), orders, answers)

@@ -53,6 +53,24 @@ METHODS: dict[str, Method] = {
     "host.prove": _prove,
 }
 
+# How many calls run at once, by what they mostly do. A lane that is full never holds up another one: a guest that takes
+# its minute to stop, or a proof, must not keep an instance from starting. (libvirt's own limit on requests is the
+# driver's to keep; most of a `waiting` call is sleep.)
+LANES: dict[str, int] = {"quick": 4, "building": 3, "waiting": 6}
+CALLS_AT_ONCE = sum(LANES.values())
+_LANE_OF = {
+    "instance.prepare": "building",
+    "instance.stop": "waiting",
+    "instance.reboot": "waiting",
+    "host.prove": "waiting",
+}
+
+
+def lane_of(method: str) -> str:
+    """Return the lane that calls of this method take."""
+    return _LANE_OF.get(method, "quick")
+
+
 _OUTCOMES: dict[type[DriverError], Outcome] = {RetryLater: "retry", Never: "never", Unknown: "unknown"}
 
 
@@ -61,9 +79,9 @@ def execute(driver: Driver, call: Call) -> CallAnswer:
 
     A method or version of a newer release is parked (`retry`): during a rolling upgrade it must not fail.
     """
-    method = METHODS.get(call.method)
-    if method is None or call.version > WIRE_VERSION:
-        return _end(call, "retry", "unknown_method", f"this host's release does not know {call.method} v{call.version}")
+    method, version = METHODS.get(call.method), _version(call)
+    if method is None or version > WIRE_VERSION:
+        return _end(call, "retry", "unknown_method", f"this host's release does not know {call.method} v{version}")
     try:
         return CallAnswer(call.id, call.token, "done", result=method(driver, call))
     except WireError as error:
@@ -76,6 +94,13 @@ def execute(driver: Driver, call: Call) -> CallAnswer:
 
 def _end(call: Call, outcome: Outcome, code: str, message: str) -> CallAnswer:
     return CallAnswer(call.id, call.token, outcome, error=CallError(code, message[:2000]))
+
+
+def _version(call: Call) -> int:
+    """Return the newest version that is in the call: its own, or its spec's."""
+    spec = call.arguments.get("spec")
+    inner = spec.get("version") if isinstance(spec, dict) else None
+    return max(call.version, inner) if isinstance(inner, int) else call.version
 
 
 def _spec(call: Call) -> InstanceSpec:

@@ -1,6 +1,7 @@
-"""The heartbeat: says that this host lives and what it sees, and keeps its network as the control plane has it.
+"""The heartbeat: says that this host lives, what it sees, and which calls it has in hand.
 
-A look that fails is reported as such (`domains` None), never as an empty host. Nothing here may end the loop.
+A look that fails or takes too long is reported as such (`domains` None), never as an empty host, and never holds the
+heartbeat up: a frozen libvirtd makes a host blind, not dead. Nothing here may end the loop.
 """
 
 from __future__ import annotations
@@ -8,17 +9,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from compute.node.client import ApiRefused, ApiUnavailable
 from compute.node.runner import Runner
-from compute.wire import DomainReport, HeartbeatAnswer, HostInventory, HostReport, WireError
+from compute.wire import DomainReport, HeartbeatAnswer, HostInventory, HostReport
 
 log = logging.getLogger(__name__)
-SLOW_LOOK_SECONDS = 30.0
+SLOW_LOOK_SECONDS = 30.0  # inventory, disks
+PATIENCE_SECONDS = 3.0  # how long a heartbeat waits for its look
+FRESH_SECONDS = 1.0  # how old a look may be that ended between two heartbeats
+SETTLE_SECONDS = 0.2  # several calls often end together: one report for all of them
 
 
 class Eyes(Protocol):
@@ -36,8 +41,6 @@ class Api(Protocol):
 
     def heartbeat(self, report: HostReport) -> HeartbeatAnswer: ...
 
-    def network(self) -> dict[str, Any]: ...
-
 
 def boot_id() -> str:
     """Return an id that changes when the machine boots. A lab host has its own, made when its namespaces are."""
@@ -49,83 +52,121 @@ def boot_id() -> str:
     return "unknown"
 
 
+@dataclass(frozen=True, slots=True)
+class _Domains:
+    at: float
+    seen: tuple[DomainReport, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Slow:
+    inventory: HostInventory | None
+    disks: tuple[str, ...] | None
+
+
 class Observer:
     """`run` in a thread of its own until `stop`."""
 
-    def __init__(
-        self,
-        api: Api,
-        eyes: Eyes,
-        runner: Runner,
-        *,
-        apply_network: Callable[[dict[str, Any]], None],
-        seconds: float = 5.0,
-    ) -> None:
+    def __init__(self, api: Api, eyes: Eyes, runner: Runner, *, boot: str | None = None, seconds: float = 5.0) -> None:
         self._api = api
         self._eyes = eyes
         self._runner = runner
-        self._apply_network = apply_network
+        self._boot = boot_id() if boot is None else boot
         self._seconds = seconds
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._next_slow = 0.0
-        self._next_network = 0.0
+        self._looking: Future[_Domains] | None = None
+        self._looking_slowly: Future[_Slow] | None = None
+        # One thread for each kind of look: a storage directory that hangs must not hide the domains.
+        self._looks = ThreadPoolExecutor(1, thread_name_prefix="look")
+        self._slow_looks = ThreadPoolExecutor(1, thread_name_prefix="slow-look")
 
     def poke(self) -> None:
         """Report soon: something has changed."""
         self._wake.set()
 
     def stop(self) -> None:
-        self._stopping = True
+        """Send no more heartbeats."""
+        self._stopping.set()
         self._wake.set()
+        for pool in (self._looks, self._slow_looks):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def run(self) -> None:
-        # Before the first heartbeat, which makes the host eligible: guests that start need their network.
-        self._network()
-        while not self._stopping:
+        """Report until `stop`: at once, when poked, and every few seconds as the control plane wishes."""
+        while not self._stopping.is_set():
             self._wake.clear()
             try:
                 self._beat()
-                self._network()
             except Exception:
                 # The loop is the host's sign of life; whatever broke this round may work in the next.
-                log.exception("a heartbeat failed")
-            self._wake.wait(self._seconds)
-            if self._wake.is_set():
-                # Several calls often end together: one report for all of them.
-                time.sleep(0.2)
+                if not self._stopping.is_set():
+                    log.exception("a heartbeat failed")
+                    self._stopping.wait(1.0)
+            if self._wake.wait(self._seconds):
+                self._stopping.wait(SETTLE_SECONDS)
 
     def _beat(self) -> None:
-        slow = time.monotonic() >= self._next_slow
+        domains, slow = self._domains(), self._slow()
         report = HostReport(
-            boot_id=boot_id(),
+            boot_id=self._boot,
             clock=datetime.now(UTC).isoformat(),
-            domains=self._eyes.domains(),
+            domains=domains,
             calls_in_hand=self._runner.in_hand(),
-            inventory=self._eyes.inventory() if slow else None,
-            disks=self._eyes.disks() if slow else None,
+            inventory=slow.inventory if slow else None,
+            disks=slow.disks if slow and domains is not None else None,
         )
         try:
             answer = self._api.heartbeat(report)
-        except (ApiUnavailable, ApiRefused, WireError) as error:
+        except (ApiUnavailable, ApiRefused) as error:
             log.warning("the heartbeat was not taken: %s", error)
             return
-        if slow:
-            self._next_slow = time.monotonic() + SLOW_LOOK_SECONDS
+        if slow and domains is not None:
+            self._looking_slowly = None
         self._runner.cancel(answer.cancel)
-        self._seconds = min(max(answer.heartbeat_seconds, 0.5), 60.0)
-        self._runner.sweep_seconds = min(max(answer.sweep_seconds, 0.5), 60.0)
+        self._seconds = min(max(answer.heartbeat_seconds, 0.2), 60.0)
+        self._runner.tune(min(max(answer.sweep_seconds, 0.2), 60.0))
 
-    def _network(self) -> None:
-        if time.monotonic() < self._next_network:
-            return
+    def _domains(self) -> tuple[DomainReport, ...] | None:
+        """Return what runs now, None when nobody can say soon enough."""
+        pending = self._looking
+        if pending is not None and pending.done() and time.monotonic() - pending.result().at > FRESH_SECONDS:
+            pending = None  # it ended between two heartbeats, and may be out of date by now
+        if pending is None:
+            pending = self._looks.submit(self._look)
         try:
-            self._apply_network(self._api.network())
-        except (ApiUnavailable, ApiRefused) as error:
-            log.warning("the network's state could not be read: %s", error)
-            self._next_network = time.monotonic() + 5.0
+            found = pending.result(timeout=PATIENCE_SECONDS)
+        except TimeoutError:
+            if self._looking is not pending:
+                log.warning("nobody can say what runs here: no answer in %g s", PATIENCE_SECONDS)
+                self._looking = pending
+                pending.add_done_callback(lambda _: self.poke())
+            return None
+        self._looking = None
+        return found.seen
+
+    def _look(self) -> _Domains:
+        try:
+            seen = self._eyes.domains()
         except Exception:
-            log.exception("the network could not be brought up to date")
-            self._next_network = time.monotonic() + 10.0
-        else:
-            self._next_network = time.monotonic() + 15.0
+            log.exception("looking at the domains failed")
+            seen = None
+        return _Domains(time.monotonic(), seen)
+
+    def _slow(self) -> _Slow | None:
+        """Return inventory and disks when a look at them has ended since they were last reported."""
+        if self._looking_slowly is None and time.monotonic() >= self._next_slow:
+            self._next_slow = time.monotonic() + SLOW_LOOK_SECONDS
+            self._looking_slowly = self._slow_looks.submit(self._look_slowly)
+            self._looking_slowly.add_done_callback(lambda _: self.poke())
+        if self._looking_slowly is None or not self._looking_slowly.done():
+            return None
+        return self._looking_slowly.result()
+
+    def _look_slowly(self) -> _Slow:
+        try:
+            return _Slow(self._eyes.inventory(), self._eyes.disks())
+        except Exception:
+            log.exception("looking at the host failed")
+            return _Slow(None, None)
