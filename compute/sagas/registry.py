@@ -21,3 +21,6 @@ SAGAS: dict[str, Saga] = {
 def saga_of(kind: str) -> Saga:
     """Return the saga of an operation's kind. Raises KeyError for a kind that this release does not know."""
     return SAGAS[kind]
+
+
+KINDS: tuple[str, ...] = tuple(sorted(SAGAS))
