@@ -1,6 +1,8 @@
 """Routes of the tenants' portal."""
 
+from django.templatetags.static import static
 from django.urls import path
+from django.views.generic import RedirectView
 
 from cloud.portal.views import (
     account,
@@ -17,6 +19,8 @@ from cloud.portal.views import (
 
 urlpatterns = [
     path("", dashboard.home, name="home"),
+    # Pages that are not ours (API documentation, raw records) make browsers ask for it here.
+    path("favicon.ico", RedirectView.as_view(url=static("cenote/logo.svg"))),
     path("login", session.LoginView.as_view(), name="login"),
     path("logout", session.LogoutView.as_view(), name="logout"),
     path("account", account.account, name="account"),
