@@ -69,6 +69,13 @@ def joined(files: HostFiles) -> bool:
     return "CENOTE_NODE_TOKEN" in read_env(files.etc_cenote / "node.env")
 
 
+def note_code(files: HostFiles, *, code: Path, venv: Path) -> None:
+    """Have a joined host run this checkout: after an upgrade or a restore it may lie elsewhere than at the join."""
+    file = files.etc_cenote / "node.env"
+    values = read_env(file) | {"CENOTE_CODE": str(code), "CENOTE_VENV": str(venv)}
+    write(file, env_text(values), mode=0o600)
+
+
 def write_libvirt(files: HostFiles, *, lab: bool) -> None:
     """Write libvirt's configuration: an identity of its own, TLS only, and only for names that the CA signed."""
     files.etc_libvirt.mkdir(parents=True, exist_ok=True)
@@ -120,7 +127,7 @@ def join(
         "CENOTE_NODE_ID": answer["host_id"],
         "CENOTE_NODE_TOKEN": answer["node_token"],
         "CENOTE_NODE_API": api,
-        "CENOTE_NODE_BROKER": answer["broker_url"],
+        "CENOTE_NODE_BROKER": _broker(api, answer["broker_url"]),
         "CENOTE_NODE_STATE_DIR": "/var/lib/cenote/node",
         "CENOTE_NODE_SHARED_DIR": "/var/lib/cenote/shared",
         "CENOTE_NODE_LOCAL_DIR": "/var/lib/cenote/local",
@@ -133,10 +140,18 @@ def join(
         "CENOTE_VENV": str(venv),
     }
     if ca_file is not None:
-        env["CENOTE_NODE_CA_FILE"] = str(ca_file)
+        # A copy: what the join was given may lie in /tmp.
+        kept = files.etc_cenote / "cloud-ca.pem"
+        write(kept, ca_file.read_text())
+        env["CENOTE_NODE_CA_FILE"] = "/etc/cenote/cloud-ca.pem"
     # Last, and whole: a join that was cut off before this is simply done again.
     write(files.etc_cenote / "node.env", env_text(env), mode=0o600)
     return str(answer["host_id"])
+
+
+def _broker(api: str, broker_url: str) -> str:
+    """A broker behind a socket of the cloud's own machine is out of a real machine's reach: its worker then asks by itself."""
+    return "" if api.startswith("https://") and broker_url.startswith("redis+socket://") else broker_url
 
 
 def _ask(api: str, body: dict[str, str], ca_file: Path | None) -> dict[str, str]:

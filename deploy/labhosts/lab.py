@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from deploy.labhosts import namespaces
-from deploy.labhosts.join import HostFiles, Slice, join, joined, write_libvirt
+from deploy.labhosts.join import HostFiles, Slice, join, joined, note_code, write_libvirt
 from deploy.labhosts.namespaces import LabHost
 from deploy.steps.control import manage
 from deploy.steps.place import REPO, Place
@@ -49,15 +49,23 @@ def share_of(place: Place, count: int) -> Slice:
 
 def programs(host: LabHost) -> list[Program]:
     """Return the host's processes: the log daemon and libvirtd, then its node worker."""
-    enter = " ".join(host.enter())
+    return _programs(f"{host.name}-", " ".join(host.enter()) + " ")
+
+
+def programs_of_machine() -> list[Program]:
+    """Return the same for a real machine without systemd."""
+    return _programs("", "")
+
+
+def _programs(prefix: str, enter: str) -> list[Program]:
     path = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
     root = Path("/")
     return [
-        Program(f"{host.name}-virtlogd", f"{enter} virtlogd", path, priority=30, directory=root),
-        Program(f"{host.name}-libvirtd", f"{enter} libvirtd --listen", path, priority=31, directory=root),
+        Program(f"{prefix}virtlogd", f"{enter}virtlogd", path, priority=30, directory=root),
+        Program(f"{prefix}libvirtd", f"{enter}libvirtd --listen", path, priority=31, directory=root),
         Program(
-            f"{host.name}-node",
-            f"{enter} {REPO}/deploy/labhosts/run-node",
+            f"{prefix}node",
+            f"{enter}{REPO}/deploy/labhosts/run-node",
             path,
             priority=32,
             directory=root,
@@ -87,6 +95,7 @@ def bring_up(place: Place, supervisor: Supervisor, host: LabHost, *, count: int)
             venv=place.venv,
             lab=True,
         )
+    note_code(files, code=REPO, venv=place.venv)
     write_libvirt(files, lab=True)
     changed = supervisor.configure(host.name, programs(host))
     if changed:

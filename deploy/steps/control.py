@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import secrets
@@ -18,6 +19,7 @@ from deploy.steps.place import REPO, Place
 from deploy.steps.progress import SetupError, run
 from deploy.steps.supervisor import Program, Supervisor
 
+DOOR = "CENOTE_DOOR_LISTEN"
 CONTROL = ("postgres", "redis", "web", "worker", "relay", "beat")
 
 
@@ -39,9 +41,32 @@ def make_secrets(place: Place) -> dict[str, str]:
         "CENOTE_STATE_DIR": str(place.state),
         "CENOTE_LAB": known.get("CENOTE_LAB") or "1",
     }
+    # What an operator has added (a log level, a door) stays.
+    values |= {name: value for name, value in known.items() if name not in values}
     write(file, env_text(values), mode=0o600)
     pki.make_ca(place.state / "ca")
     return values
+
+
+def set_door(place: Place, listen: str) -> None:
+    """Open a TLS door at `listen` (ADDRESS:PORT) with a certificate of the cloud's own authority; "" closes it."""
+    values = make_secrets(place)
+    address, _, port = listen.rpartition(":")
+    if listen:
+        try:
+            ipaddress.ip_address(address)
+            if not 1 <= int(port) <= 65535:
+                raise ValueError
+        except ValueError:
+            raise SetupError(f"--listen is an IP address and a port, not {listen!r}") from None
+        key, request = pki.make_request("cenote")
+        signed = pki.sign_csr(ca_dir=place.state / "ca", csr_pem=request, name="cenote", addresses=[address])
+        write(place.state / "ca" / "door.key", key.decode(), mode=0o600)
+        write(place.state / "ca" / "door.pem", signed, mode=0o644)
+    values[DOOR] = listen
+    hosts = values["CENOTE_ALLOWED_HOSTS"].split(",")
+    values["CENOTE_ALLOWED_HOSTS"] = ",".join(dict.fromkeys([*hosts, *([address] if listen else [])]))
+    write(place.state / "cloud.env", env_text(values), mode=0o600)
 
 
 def environment(place: Place) -> dict[str, str]:
@@ -146,7 +171,7 @@ def programs(place: Place) -> list[Program]:
         f" --bind 127.0.0.1:{place.port} --bind unix:{place.doors / 'web.sock'} --preload --max-requests 0"
         " --forwarded-allow-ips '' --worker-tmp-dir /dev/shm"
     )
-    return [
+    found = [
         Program(
             "postgres",
             f"{REPO}/deploy/as-postgres {_postgres_bin()}/postgres -D {place.state / 'postgres'}",
@@ -168,6 +193,19 @@ def programs(place: Place) -> list[Program]:
             "beat", f"{celery} beat --loglevel WARNING --schedule {place.private / 'beat'} --pidfile=", env, priority=20
         ),
     ]
+    if env.get(DOOR):
+        # A process of its own, because gunicorn speaks TLS at all of its addresses or at none.
+        found.append(
+            Program(
+                "door",
+                f"{python} -m gunicorn cloud.wsgi --worker-class gthread --workers 1 --threads 24 --timeout 90"
+                f" --keep-alive 75 --bind {env[DOOR]} --certfile {place.state / 'ca' / 'door.pem'}"
+                f" --keyfile {place.state / 'ca' / 'door.key'} --forwarded-allow-ips '' --worker-tmp-dir /dev/shm",
+                env,
+                priority=21,
+            )
+        )
+    return found
 
 
 def start_stores(place: Place, supervisor: Supervisor) -> None:
@@ -198,7 +236,7 @@ def start_stores(place: Place, supervisor: Supervisor) -> None:
 
 def start_services(place: Place, supervisor: Supervisor, *, fresh: bool) -> None:
     """Start web, worker, relay and beat; restart them when `fresh` code or settings ask for it. Wait until ready."""
-    names = ("web", "worker", "relay", "beat")
+    names = ["web", "worker", "relay", "beat", *(["door"] if environment(place).get(DOOR) else [])]
     if fresh:
         supervisor.restart(*names)
     else:

@@ -7,6 +7,8 @@ import shutil
 import sys
 
 from deploy.labhosts import lab, namespaces
+from deploy.steps import service
+from deploy.steps.lock import only_one
 from deploy.steps.place import Place
 from deploy.steps.progress import Progress, SetupError
 from deploy.steps.supervisor import Supervisor
@@ -15,25 +17,33 @@ from deploy.steps.supervisor import Supervisor
 def main() -> int:
     parser = argparse.ArgumentParser(prog="deploy/down", description="Stop the cloud. Its data stays.")
     parser.add_argument("--purge", action="store_true", help="delete its data as well: guests, database, images")
+    parser.add_argument("--for-reboot", action="store_true", help="stay enabled in systemd: the machine is going down")
     options = parser.parse_args()
     place = Place.here()
-    supervisor = Supervisor(place)
     progress = Progress(3 if options.purge else 2)
     try:
-        with progress.step("Lab hosts and their guests"):
-            for host in lab.hosts(place):
-                lab.power_off(supervisor, host) if supervisor.running() else namespaces.end_processes(host)
-                namespaces.unmake(host)
-            namespaces.unmake_switch(place)
-        with progress.step("Control plane"):
-            supervisor.shutdown()
-        if options.purge:
-            with progress.step("Data"):
-                _purge(place)
+        with only_one(place):
+            _take_down(place, progress, purge=options.purge, for_reboot=options.for_reboot)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _take_down(place: Place, progress: Progress, *, purge: bool, for_reboot: bool) -> None:
+    supervisor = Supervisor(place)
+    if service.has_systemd() and not for_reboot:
+        service.disable(service.cloud_unit(place)[0])
+    with progress.step("Lab hosts and their guests"):
+        for host in lab.hosts(place):
+            lab.power_off(supervisor, host) if supervisor.running() else namespaces.end_processes(host)
+            namespaces.unmake(host)
+        namespaces.unmake_switch(place)
+    with progress.step("Control plane"):
+        supervisor.shutdown()
+    if purge:
+        with progress.step("Data"):
+            _purge(place)
 
 
 def _purge(place: Place) -> None:

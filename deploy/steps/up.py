@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import os
 import sys
 from pathlib import Path
 
 from deploy.labhosts import lab
-from deploy.steps import control, demo
+from deploy.steps import control, demo, restore, service
 from deploy.steps.files import write
+from deploy.steps.lock import only_one
 from deploy.steps.place import REPO, Place
 from deploy.steps.progress import Progress, SetupError
 from deploy.steps.supervisor import Supervisor
@@ -23,6 +23,11 @@ def main() -> int:
         "--hosts", type=int, default=None, metavar="N", help="lab hosts (3 unless told, or as many as there are)"
     )
     parser.add_argument("--no-guests", action="store_true", help="do not create the first VM and container")
+    parser.add_argument(
+        "--listen",
+        metavar="ADDRESS:PORT",
+        help="also open a TLS door there, for real machines that join (kept; '' closes it)",
+    )
     options = parser.parse_args()
     if options.hosts is not None and not 1 <= options.hosts <= 20:
         parser.error("--hosts is a number from 1 to 20")
@@ -34,19 +39,17 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    place.make()
-    with (place.state / ".up.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("Another deploy/up or deploy/down is running on this cloud.", file=sys.stderr)
-            return 1
-        os.set_inheritable(lock.fileno(), False)
-        try:
+    try:
+        with only_one(place):
+            if (place.state / restore.MARK).exists():
+                raise SetupError("A restore was cut off here: run deploy/restore again before anything else.")
+            place.make()
+            if options.listen is not None:
+                control.set_door(place, options.listen)
             _bring_up(place, options.hosts, guests=not options.no_guests)
-        except SetupError as error:
-            print(f"\n{error}\nNothing is lost: mend what is said above and run deploy/up again.", file=sys.stderr)
-            return 1
+    except SetupError as error:
+        print(f"\n{error}\nNothing is lost: mend what is said above and run deploy/up again.", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -90,6 +93,8 @@ def _bring_up(place: Place, count: int | None, *, guests: bool) -> None:
         demo.write_demo_env(place, secrets, key)
         if guests:
             demo.first_guests(place, tenant)
+    if service.has_systemd():
+        service.enable(*service.cloud_unit(place))
     _tell(place, secrets)
 
 
