@@ -1,1 +1,1 @@
-"""Set-up: what brings a cloud, its lab and its tests up on a machine. Run as commands; see `deploy/README.md`."""
+"""Setting the cloud up: `up`, `down`, `test`, `lab`, `join`, `backup`, `restore`. Nothing of the product imports this."""

@@ -1,1 +1,1 @@
-"""The steps of set-up, each idempotent: run again they change nothing, run after an interruption they mend."""
+"""The steps of `deploy/up`, each an ensure: it looks first, does what is missing, and may be cut off at any point."""
