@@ -132,7 +132,8 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,
-        key_encipherment=False,
+        # libvirt refuses a server's certificate without it, whatever the kind of key.
+        key_encipherment=not ca,
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=ca,

@@ -49,6 +49,15 @@ def test_what_the_request_asks_for_is_not_believed(ca_dir):
     assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
 
 
+def test_usage_is_what_libvirt_checks(ca_dir):
+    _, csr = pki.make_request("lab1")
+    pem = pki.sign_csr(ca_dir=ca_dir, csr_pem=csr, name="lab1", addresses=[])
+    usage = x509.load_pem_x509_certificate(pem.encode()).extensions.get_extension_for_class(x509.KeyUsage).value
+    assert usage.digital_signature
+    assert usage.key_encipherment
+    assert not usage.key_cert_sign
+
+
 def test_another_authoritys_certificate_does_not_pass(tmp_path, ca_dir):
     pki.make_ca(tmp_path / "other")
     _, csr = pki.make_request("lab1")
