@@ -28,6 +28,14 @@ mount --bind "$1/lib" /var/lib/libvirt
 mount --bind "$1/log" /var/log/libvirt
 mount --bind "$1/cache" /var/cache/libvirt
 mount --bind "$1/run" /run
+# As udev makes it on a real machine. Where only root may open it, a daemon whose QEMU is not root believes that KVM has
+# just become usable, and probes all of QEMU again at every call.
+if [ "$3" != root ] && [ -c /dev/kvm ]; then
+    [ -c "$1/kvm" ] || mknod "$1/kvm" c 10 232
+    chgrp kvm "$1/kvm"
+    chmod 660 "$1/kvm"
+    mount --bind "$1/kvm" /dev/kvm
+fi
 hostname "$2"
 if ! kill -0 "$(cat /run/virtlogd.pid 2>/dev/null)" 2>/dev/null; then virtlogd -d -p /run/virtlogd.pid; fi
 exec libvirtd -p /run/libvirtd.pid
@@ -48,6 +56,7 @@ class PrivateHost:
 
     root: Path
     netns: str
+    qemu_user: str
     daemon: subprocess.Popen[bytes]
     connections: list[libvirt.virConnect] = field(default_factory=list)
 
@@ -71,7 +80,7 @@ class PrivateHost:
 
     def start_daemon(self) -> None:
         """Start libvirtd again in the host's namespaces and wait until it answers."""
-        self.daemon = _start(self.root, self.netns)
+        self.daemon = _start(self.root, self.netns, self.qemu_user)
         _wait_ready(self)
 
 
@@ -112,18 +121,20 @@ def private_host(*, qemu_user: str = "root") -> Iterator[PrivateHost]:
         )
         subprocess.run(["ip", "netns", "add", netns], check=True)
         stack.callback(subprocess.run, ["ip", "netns", "delete", netns], check=False)
-        host = PrivateHost(root, netns, _start(root, netns))
+        host = PrivateHost(root, netns, qemu_user, _start(root, netns, qemu_user))
         stack.callback(_end, host)
         host.run("ip", "link", "set", "lo", "up")
         _wait_ready(host)
         yield host
 
 
-def _start(root: Path, netns: str) -> subprocess.Popen[bytes]:
+def _start(root: Path, netns: str, qemu_user: str) -> subprocess.Popen[bytes]:
     log = (root / "log" / "daemon.log").open("ab")
     enter = ["nsenter", f"--net=/run/netns/{netns}", "--", "unshare", "--mount", "--uts", "--", "sh", "-c", _ENTER]
     with log:
-        return subprocess.Popen([*enter, "sh", str(root), netns], stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            [*enter, "sh", str(root), netns, qemu_user], stdout=log, stderr=log, start_new_session=True
+        )
 
 
 def _wait_ready(host: PrivateHost) -> None:
