@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.views.decorators.http import require_safe
 
 from cloud.pages.live import render_live
-from cloud.portal.desk import Desk, at_desk
+from cloud.portal.desk import SESSION_KEY, Desk, at_desk
 from compute.models import Instance
 from compute.selectors.instances import list_instances, status_of
 from compute.selectors.operations import list_operations, progress_of
@@ -23,6 +24,9 @@ MAIN_RESOURCES = ("instances", "vcpus", "memory_mib", "disk_gib")
 @require_safe
 @at_desk
 def home(request: HttpRequest, desk: Desk) -> HttpResponse:
+    if desk.user.is_operator and SESSION_KEY not in request.session:
+        # Operators begin with the cloud as a whole, until they choose a tenant to look at.
+        return redirect("console:overview")
     lines = quotas.summary(desk.tenant)
     recent = list_operations(actor=desk.actor, tenant_id=desk.tenant.id)[:8]
     context = {

@@ -1,0 +1,239 @@
+"""The operators' console: there for operators, absent for all others; its actions and their refusals."""
+
+from __future__ import annotations
+
+import pytest
+from django.apps import apps
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from compute.models import Decision, Host, Instance, JoinToken, Operation, Pool
+from compute.services.console import request_console_log
+from tenants.models import Quota, Tenant, User
+from tests.factories.compute import make_host
+from tests.factories.tenants import PASSWORD, make_user
+from tests.portal.conftest import People
+from tests.sagas.conftest import Cloud
+
+MODELS = [model for label in ("compute", "tenants") for model in apps.get_app_config(label).get_models()]
+
+
+def _pages(cloud: Cloud) -> list[str]:
+    instance = cloud.create_running("the-guest")
+    cloud.node.beat()
+    request_console_log(actor=cloud.actor, instance_id=instance.id)
+    operation = Operation.objects.get(target_id=instance.id)
+    decision = Decision.unscoped.get(instance_id=instance.id)
+    return [
+        "/console/",
+        "/console/hosts",
+        "/console/hosts/join",
+        f"/console/hosts/{cloud.host.id}",
+        "/console/pools",
+        "/console/operations",
+        f"/console/operations/{operation.id}",
+        "/console/tenants",
+        f"/console/tenants/{cloud.tenant.id}",
+        "/console/users",
+        "/console/decisions",
+        f"/console/decisions/{decision.id}",
+        "/console/ledger",
+        "/console/audit",
+    ]
+
+
+def test_operators_see_every_page_and_nobody_else_any(people: People, cloud: Cloud) -> None:
+    for path in _pages(cloud):
+        answer = people.cloud_operator.get(path)
+        assert answer.status_code == 200, path
+        for forbidden in (b" style=", b"<script>", b" onclick="):
+            assert forbidden not in answer.content, path
+        for other in (people.owner, people.stranger):
+            refused = other.get(path)
+            assert refused.status_code == 404, path
+            assert b"the-guest" not in refused.content
+        assert Client().get(path)["Location"].startswith("/login?next=/console/")
+
+
+@pytest.mark.parametrize(
+    "path", ["hosts/{id}/disable", "hosts/{id}/prove", "hosts/{id}/remove", "hosts/join", "ledger"]
+)
+def test_nobody_else_acts(path: str, people: People, cloud: Cloud) -> None:
+    assert people.owner.post("/console/" + path.format(id=cloud.host.id)).status_code == 404
+    cloud.host.refresh_from_db()
+    assert cloud.host.admin_state == "enabled"
+    assert JoinToken.objects.count() == Operation.objects.count() == 0
+
+
+def test_hosts_are_disabled_enabled_proved_and_let_go(people: People, cloud: Cloud) -> None:
+    operator, path = people.cloud_operator, f"/console/hosts/{cloud.host.id}"
+    instance = cloud.create_running()
+    assert operator.post(f"{path}/disable", {"reason": "new memory"}).status_code == 302
+    assert "new memory" in operator.get(path).content.decode()
+    refused = operator.post(f"{path}/remove", follow=True).content.decode()
+    assert "still carries 1 instance" in refused
+    assert operator.post(f"{path}/enable").status_code == 302
+    cloud.host.refresh_from_db()
+    assert cloud.host.admin_state == "enabled"
+    answer = operator.post(f"{path}/prove")
+    operation = Operation.objects.get(kind="host_prove")
+    assert answer["Location"] == f"/console/operations/{operation.id}"
+    assert "notice error" in operator.post(f"{path}/prove", follow=True).content.decode()
+    empty = make_host(cloud.pool, name="spare", admin_state="disabled")
+    assert operator.post(f"/console/hosts/{empty.id}/remove")["Location"] == "/console/hosts"
+    assert Host.objects.get(id=empty.id).admin_state == "removed"
+    assert Instance.unscoped.get(id=instance.id).state == "active"
+
+
+def test_a_join_token_is_shown_once(people: People, cloud: Cloud) -> None:
+    made = people.cloud_operator.post("/console/hosts/join", {"pool": cloud.pool.name, "name": "new-1"})
+    command = made.context["command"]
+    assert command.startswith("deploy/join ")
+    assert "cnj_" in command
+    assert command not in people.cloud_operator.get("/console/hosts/join").content.decode()
+    assert JoinToken.objects.get().name == "new-1"
+    for bad in ({"pool": "absent", "name": ""}, {"pool": cloud.pool.name, "name": "No!"}):
+        assert people.cloud_operator.post("/console/hosts/join", bad).status_code == 400
+    assert JoinToken.objects.count() == 1
+
+
+def test_pools(people: People, cloud: Cloud) -> None:
+    operator = people.cloud_operator
+    values = {"name": "second", "cidr": "10.9.0.0/20", "vcpu_ratio": "2", "policy": "pack", "description": ""}
+    assert operator.post("/console/pools", values).status_code == 302
+    assert Pool.objects.get(name="second").vcpu_ratio == 2
+    wrong = ({"name": "second"}, {"cidr": "x"}, {"vcpu_ratio": "nan"}, {"policy": "dice"})
+    for bad in wrong:
+        answer = operator.post("/console/pools", values | {"name": "third"} | bad)
+        assert answer.status_code == 400
+        assert list(answer.context["form"].errors) == list(bad)
+    operator.post(f"/console/pools/{cloud.pool.id}/ratio", {"vcpu_ratio": "3"})
+    cloud.host.refresh_from_db()
+    assert cloud.host.ceiling_vcpus == 24
+    assert (
+        "notice error"
+        in operator.post(f"/console/pools/{cloud.pool.id}/ratio", {"vcpu_ratio": "inf"}, follow=True).content.decode()
+    )
+
+
+def test_stuck_operations_are_found_and_tried_again(people: People, cloud: Cloud) -> None:
+    _, operation = cloud.create()
+    Operation.objects.filter(id=operation.id).update(state="stuck")
+    listed = people.cloud_operator.get("/console/operations?state=stuck").content.decode()
+    assert str(operation.id) in listed
+    assert str(operation.id) not in people.cloud_operator.get("/console/operations?state=failed").content.decode()
+    people.cloud_operator.post(f"/console/operations/{operation.id}/retry")
+    operation.refresh_from_db()
+    assert operation.state == "unwinding"
+    people.cloud_operator.post(f"/console/operations/{operation.id}/cancel")
+    operation.refresh_from_db()
+    assert operation.cancel_requested
+
+
+def test_tenants_and_quotas(people: People, cloud: Cloud) -> None:
+    operator = people.cloud_operator
+    made = operator.post("/console/tenants", {"name": "Acme", "owner": "the-viewer"})
+    tenant = Tenant.objects.get(name="Acme")
+    assert made["Location"] == f"/console/tenants/{tenant.id}"
+    assert operator.post("/console/tenants", {"name": "acme", "owner": ""}).context["form"].errors["name"]
+    assert operator.post("/console/tenants", {"name": "B", "owner": "nobody"}).context["form"].errors["owner"]
+    limits = {row.resource: "" for row in Quota.unscoped.filter(tenant=tenant)}
+    assert operator.post(f"/console/tenants/{tenant.id}", limits | {"vcpus": "7"}).status_code == 302
+    assert Quota.unscoped.get(tenant=tenant, resource="vcpus").limit == 7
+    assert Quota.unscoped.get(tenant=tenant, resource="disk_gib").limit is None
+    for bad in ("-1", "many", "1e9", "9" * 16):
+        answer = operator.post(f"/console/tenants/{tenant.id}", limits | {"vcpus": bad})
+        assert answer.context["form"].errors["vcpus"]
+    assert Quota.unscoped.get(tenant=tenant, resource="vcpus").limit == 7
+    operator.post(f"/console/tenants/{tenant.id}/disable")
+    tenant.refresh_from_db()
+    assert tenant.state == "disabled"
+
+
+def test_users(people: People, cloud: Cloud) -> None:
+    operator = people.cloud_operator
+    values = {"username": "new", "email": "", "password": PASSWORD}
+    assert operator.post("/console/users", values).status_code == 302
+    assert operator.post("/console/users", values).context["form"].errors["username"]
+    weak = operator.post("/console/users", values | {"username": "other", "password": "password"})
+    assert weak.context["form"].errors["password"]
+    assert b'value="password"' not in weak.content
+    user = User.objects.get(username="new")
+    operator.post(f"/console/users/{user.id}/disable")
+    assert not User.objects.get(username="new").is_active
+    operator.post(f"/console/users/{user.id}/enable")
+    operator.post(f"/console/users/{user.id}/password", {"new_password": "another long password"})
+    assert User.objects.get(username="new").check_password("another long password")
+
+
+def test_the_ledger_is_checked_on_demand(people: People, cloud: Cloud) -> None:
+    cloud.create_running()
+    cloud.node.beat()
+    good = people.cloud_operator.post("/console/ledger")
+    assert [name for name, _, found in good.context["results"] if found] == []
+    Host.objects.filter(id=cloud.host.id).update(used_vcpus=5)
+    bad = people.cloud_operator.post("/console/ledger")
+    assert [name for name, _, found in bad.context["results"] if found] == ["I3"]
+    assert "books say 5" in bad.content.decode()
+
+
+def test_the_audit_trail_is_searched_and_paged(people: People, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.create("alpha")
+    cloud.create("beta")
+    events = people.cloud_operator.get("/console/audit?q=alpha&action=instance.create").context["events"]
+    assert [event.target_name for event in events] == ["alpha"]
+    monkeypatch.setattr("cloud.console.views.records._AUDIT_PAGE", 1)
+    first = people.cloud_operator.get("/console/audit?action=instance.create").context
+    second = people.cloud_operator.get(f"/console/audit?action=instance.create&before={first['next']}").context
+    assert [first["events"][0].target_name, second["events"][0].target_name] == ["beta", "alpha"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/console/hosts", "/console/", "/console/decisions", "/console/audit", "/console/tenants"]
+)
+def test_lists_cost_the_same_for_one_row_and_for_many(path: str, people: People, cloud: Cloud) -> None:
+    cloud.create("first")
+    people.cloud_operator.get(path)
+    with CaptureQueriesContext(connection) as few:
+        people.cloud_operator.get(path)
+    for number in range(4):
+        cloud.create(f"more-{number}")
+        make_host(cloud.pool)
+    with CaptureQueriesContext(connection) as many:
+        people.cloud_operator.get(path)
+    assert len(many) == len(few)
+
+
+def test_raw_records_are_read_only_and_without_secrets(people: People, cloud: Cloud) -> None:
+    secret = "the-secret-in-user-data"
+    instance = cloud.create_running()
+    Instance.unscoped.filter(id=instance.id).update(user_data=secret)
+    people.viewer.post("/tokens", {"name": "a", "scope": "read", "days": ""})
+    for model in MODELS:
+        root = f"/console/admin/{model._meta.app_label}/{model._meta.model_name}/"
+        manager = getattr(model, "unscoped", model._default_manager)
+        row = manager.first()
+        for path in [root] + ([f"{root}{row.pk}/change/"] if row is not None else []):
+            answer = people.cloud_operator.get(path)
+            assert answer.status_code == 200, path
+            text = answer.content.decode()
+            for hidden in (secret, "argon2", cloud.host.node_token_hash):
+                assert hidden not in text, path
+            assert people.owner.get(path, follow=True).status_code == 404, path
+        assert people.cloud_operator.get(f"{root}add/").status_code == 403, root
+        if row is not None:
+            assert people.cloud_operator.post(f"{root}{row.pk}/delete/", {"post": "yes"}).status_code == 403, root
+            assert manager.filter(pk=row.pk).exists()
+
+
+def test_raw_records_need_the_clouds_own_log_in(people: People, cloud: Cloud) -> None:
+    make_user("boss", is_operator=True, password=PASSWORD)
+    client = Client()
+    form = client.get("/console/admin/", follow=True)
+    assert form.redirect_chain[-1][0] == "/login?next=/console/admin/"
+    answer = client.post(
+        "/login?next=/console/admin/", {"username": "boss", "password": PASSWORD, "next": "/console/admin/"}
+    )
+    assert client.get(answer["Location"], follow=True).status_code == 200
+    assert client.get("/console/admin/password_change/")["Location"] == "/account"
