@@ -249,6 +249,19 @@ def test_talkative_container_is_never_blocked_and_its_log_stays_bounded(
     assert sum(path.stat().st_size for path in local.glob("console.log*")) <= 6 << 20
 
 
+def test_log_of_a_vm_can_be_cut_while_the_guest_speaks(driver: LibvirtDriver, lab: Lab, vm: InstanceSpec) -> None:
+    spec = dataclasses.replace(vm, nics=())
+    driver.prepare(spec)
+    driver.start(spec, token=1)
+    wait_for_console(driver, spec.id, b"login:")
+    log = lab.settings.local_dir / "instances" / spec.id / "console.log"
+    os.truncate(log, 0)
+    driver.stop(spec.id, graceful_seconds=30)
+    # Without O_APPEND in QEMU's hands the file would begin with a hole as long as what was cut off.
+    assert b"stopping" in log.read_bytes()
+    assert not log.read_bytes().startswith(b"\0")
+
+
 def test_console_is_read_again_after_a_restart_of_the_node_worker(
     driver: LibvirtDriver, lab: Lab, container: InstanceSpec
 ) -> None:
