@@ -22,18 +22,18 @@ need_root_and_debian() {
 # install_packages FILE...: the Debian packages named in the files, those that are missing only.
 install_packages() {
     local wanted missing=() name
+    # One at a time: another command's run must not take this one's policy away.
+    exec 8>/run/lock/cenote-packages
+    flock 8
+    release_services
     wanted=$(cat "$@" | grep -v '^#' | sort -u)
     for name in $wanted; do
         dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || missing+=("$name")
     done
-    [ ${#missing[@]} -gt 0 ] || return 0
+    [ ${#missing[@]} -gt 0 ] || { exec 8>&-; return 0; }
     say "    installing ${#missing[@]} Debian packages"
-    # Services of these packages must not start: the cloud runs its own, in its own place. A cluster of PostgreSQL is
-    # not made either. An existing policy is put back as it was.
-    local policy=/usr/sbin/policy-rc.d kept=
-    if [ -e $policy ] && ! grep -q cenote-policy $policy; then kept=$(mktemp) && cp -p $policy "$kept"; fi
-    printf '#!/bin/sh\n# cenote-policy\nexit 101\n' >$policy && chmod 755 $policy
-    trap 'if [ -n "${kept:-}" ]; then cp -p "$kept" '$policy'; rm -f "$kept"; else rm -f '$policy'; fi' RETURN
+    hold_services
+    # PostgreSQL's package must not make a cluster of its own, nor start one.
     if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
         mkdir -p /etc/postgresql-common
         echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
@@ -41,8 +41,33 @@ install_packages() {
     export DEBIAN_FRONTEND=noninteractive
     # A run that was cut off may have left packages half set up.
     dpkg --configure -a >/dev/null
-    apt-get -qq update
-    apt-get -qq -y --no-install-recommends install "${missing[@]}" >/dev/null
+    # The machine's own updates may be at work: they are waited for, not disturbed.
+    apt-get -qq -o DPkg::Lock::Timeout=300 update
+    apt-get -qq -y -o DPkg::Lock::Timeout=300 --no-install-recommends install "${missing[@]}" >/dev/null
+    release_services
+    for name in "${missing[@]}"; do
+        dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || {
+            say "The Debian package $name could not be installed: see /var/log/apt/term.log"
+            exit 1
+        }
+    done
+    exec 8>&-
+}
+
+policy=/usr/sbin/policy-rc.d
+
+# Services of the packages must not start: the cloud runs its own, in its own place. The machine's own policy is put
+# aside under a fixed name, so that it comes back even when this run is killed: by the next one.
+hold_services() {
+    if [ -e $policy ] && ! grep -q cenote-policy $policy; then mv $policy $policy.before-cenote; fi
+    trap release_services EXIT
+    printf '#!/bin/sh\n# cenote-policy\nexit 101\n' >$policy && chmod 755 $policy
+}
+
+release_services() {
+    trap - EXIT
+    if grep -qs cenote-policy $policy; then rm -f $policy; fi
+    if [ -e $policy.before-cenote ]; then mv $policy.before-cenote $policy; fi
 }
 
 # make_venv FILE...: a virtual environment with the pinned requirements, made again only when they change.
@@ -51,7 +76,11 @@ make_venv() {
     stamp=$(cat "$@" | sha256sum | cut -d' ' -f1)
     if [ -x "$venv/bin/python" ] && grep -qx "$stamp" "$venv"/.stamps 2>/dev/null; then return 0; fi
     say "    installing the Python packages"
-    [ -x "$venv/bin/python" ] || { mkdir -p "$(dirname "$venv")" && /usr/bin/python3 -m venv "$venv"; }
+    # Cut off while it was made, an environment has a Python and no pip: it is made anew.
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        mkdir -p "$(dirname "$venv")"
+        /usr/bin/python3 -m venv --clear "$venv"
+    fi
     local arguments=() file
     for file in "$@"; do arguments+=(-r "$file"); done
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}"

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy.steps import orphans
 from deploy.steps.files import write
 from deploy.steps.place import REPO, Place
 from deploy.steps.progress import SetupError, run
@@ -98,6 +99,8 @@ files={self._parts}/*.conf
             mode=0o600,
         )
         if not self.running():
+            # Whatever a killed supervisor has left would keep sockets, ports and locks from those that come now.
+            orphans.end(self._place)
             run(
                 self._place.venv / "bin" / "supervisord",
                 "-c",
@@ -147,8 +150,9 @@ files={self._parts}/*.conf
         return {line.split()[0]: line.split()[1] for line in lines if len(line.split()) > 1}
 
     def shutdown(self) -> None:
-        """End supervisord and all that it runs; wait for it."""
+        """End supervisord and all that it runs, or ran before it was killed; wait for it."""
         if not self.running():
+            orphans.end(self._place)
             return
         pid = self.pid()
         self._ctl("shutdown")
