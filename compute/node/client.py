@@ -6,6 +6,7 @@ import random
 import ssl
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -38,13 +39,38 @@ class Fetched:
     unreadable: tuple[CallAnswer, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a join gives a host. Both texts but the id are secrets."""
+
+    host_id: str
+    node_token: str
+    broker_url: str
+
+
+def join(api: str, *, token: str, name: str, address: str, csr_pem: str, ca_file: Path | None = None) -> Joined:
+    """Redeem a one-time token. Raises ApiUnavailable, ApiRefused."""
+    body = {"token": token, "name": name, "address": address, "csr_pem": csr_pem}
+    with httpx.Client(transport=_transport(api, ca_file), timeout=TIMEOUT_SECONDS) as client:
+        try:
+            response = client.post(f"{_base(api)}/nodeapi/v1/join", json=body)
+            if response.status_code >= 500:
+                raise ApiUnavailable(f"join: {response.status_code}")
+            if response.status_code >= 400:
+                raise ApiRefused(response.status_code, _code(response))
+            data = response.json()
+            return Joined(data["host_id"], data["node_token"], data["broker_url"])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise ApiUnavailable(f"join: {type(error).__name__}: {error}") from None
+
+
 class NodeApi:
     """Safe for many threads. Every method raises ApiUnavailable or ApiRefused and nothing else."""
 
     def __init__(self, settings: NodeSettings) -> None:
         self._http = httpx.Client(
             base_url=f"{_base(settings.api)}/nodeapi/v1/",
-            transport=_transport(settings),
+            transport=_transport(settings.api, settings.ca_file),
             timeout=TIMEOUT_SECONDS,
             headers={"Authorization": f"Bearer {settings.token}"},
         )
@@ -123,19 +149,19 @@ def _base(api: str) -> str:
     return "http://nodeapi" if api.startswith("http+unix://") else api.rstrip("/")
 
 
-def _transport(settings: NodeSettings) -> httpx.HTTPTransport:
-    if settings.api.startswith("http+unix://"):
-        return httpx.HTTPTransport(uds=settings.api.removeprefix("http+unix://"))
-    if settings.api.startswith("https://"):
-        return httpx.HTTPTransport(verify=_trust(settings))
+def _transport(api: str, ca_file: Path | None) -> httpx.HTTPTransport:
+    if api.startswith("http+unix://"):
+        return httpx.HTTPTransport(uds=api.removeprefix("http+unix://"))
+    if api.startswith("https://"):
+        return httpx.HTTPTransport(verify=_trust(ca_file))
     raise SettingsError("CENOTE_NODE_API is an https:// address, or http+unix:// and the path of a socket")
 
 
-def _trust(settings: NodeSettings) -> Any:
-    if settings.ca_file is None:
+def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
+    if ca_file is None:
         return True
     try:
         # The cloud's own CA and no other: no public one may vouch for the control plane.
-        return ssl.create_default_context(cafile=str(settings.ca_file))
+        return ssl.create_default_context(cafile=str(ca_file))
     except OSError as error:
-        raise SettingsError(f"CENOTE_NODE_CA_FILE {settings.ca_file} cannot be read: {error}") from None
+        raise SettingsError(f"CENOTE_NODE_CA_FILE {ca_file} cannot be read: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -112,6 +113,6 @@ def _spec(call: Call) -> InstanceSpec:
 
 def _number(call: Call, name: str) -> float:
     value = call.arguments.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise WireError(f"{name} has to be a number of 0 or more")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise WireError(f"{name} has to be a number of 0 or more")  # NaN is none: it compares with nothing
     return float(value)

@@ -70,7 +70,9 @@ class Broker:
             self.process = None
 
     def client(self, user: str = "default", password: str = "control") -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self.socket), username=user, password=password, socket_timeout=5)
+        return redis.Redis(
+            unix_socket_path=str(self.socket), username=user, password=password, socket_timeout=5, retry=None
+        )
 
     def admit(self, host_id: str) -> None:
         self.hosts.add(host_id)

@@ -29,9 +29,11 @@ class Control:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.lock = threading.Lock()
-        self.waiting: list[dict[str, Any]] = []
+        self.waiting: list[tuple[str, dict[str, Any]]] = []  # host, call
+        self.tokens = {TOKEN: ""}  # node token -> host
+        self.join_tokens: set[str] = set()
+        self.answered_by: dict[str, str] = {}  # call -> host
         self.answers: list[CallAnswer] = []
-        self.answered_at: dict[str, float] = {}
         self.reports: list[dict[str, Any]] = []
         self.fetches = 0
         self.tuning = HeartbeatAnswer(heartbeat_seconds=1.0, sweep_seconds=30.0)
@@ -54,9 +56,9 @@ class Control:
             self.socket.unlink(missing_ok=True)
             self._server = None
 
-    def order(self, *calls: Call) -> None:
+    def order(self, *calls: Call, host: str = "") -> None:
         with self.lock:
-            self.waiting += [call.to_json() for call in calls]
+            self.waiting += [(host, call.to_json()) for call in calls]
 
     def answers_to(self, call: Call) -> list[CallAnswer]:
         with self.lock:
@@ -69,17 +71,20 @@ class Control:
         wait_for(lambda: self.answered(call), seconds, f"an answer to {call.method}")
         return self.answers_to(call)[0]
 
-    def refusal(self) -> tuple[int, dict[str, Any] | None]:
-        return 401, {"code": "token_invalid"}
-
-    def handle(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+    def handle(self, token: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
         with self.lock:
+            if path == "join":
+                return self._join(body)
+            host = self.tokens.get(token)
+            if host is None:
+                return 401, {"code": "token_invalid"}
             if self._server is None:
                 return 0, None  # a connection that was kept from before
             if path == "calls/fetch":
                 self.fetches += 1
-                given, self.waiting = self.waiting[: body["limit"]], self.waiting[body["limit"] :]
-                return 200, {"calls": given}
+                given = [entry for entry in self.waiting if entry[0] == host][: body["limit"]]
+                self.waiting = [entry for entry in self.waiting if entry not in given]
+                return 200, {"calls": [call for _, call in given]}
             if path == "heartbeat":
                 self.reports.append(body)
                 return 200, self.tuning.to_json()
@@ -91,11 +96,18 @@ class Control:
             answer = CallAnswer.from_json(body)
             assert answer.call_id == call_id
             self.answers.append(answer)
-            self.answered_at[call_id] = time.monotonic()
+            self.answered_by[call_id] = host
             if self.lose_answers:
                 self.lose_answers -= 1
                 return 0, None
             return 204, None
+
+    def _join(self, body: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+        if body["token"] not in self.join_tokens or "BEGIN CERTIFICATE REQUEST" not in body["csr_pem"]:
+            return 403, {"code": "join_refused"}
+        self.join_tokens.remove(body["token"])
+        self.tokens[f"node-{body['name']}"] = body["name"]
+        return 201, {"host_id": body["name"], "node_token": f"node-{body['name']}", "broker_url": ""}
 
 
 def _handler(control: Control) -> type[BaseHTTPRequestHandler]:
@@ -108,10 +120,8 @@ def _handler(control: Control) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length) or b"{}")
-            if self.headers["Authorization"] != f"Bearer {TOKEN}":
-                status, answer = control.refusal()
-            else:
-                status, answer = control.handle(self.command, self.path.removeprefix("/nodeapi/v1/"), body)
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            status, answer = control.handle(token, self.path.removeprefix("/nodeapi/v1/"), body)
             if status == 0:
                 self.close_connection = True
                 return
