@@ -38,12 +38,12 @@ class ConsoleAdminSite(admin.AdminSite):
             raise Http404
         return redirect_to_login(reverse("admin:index"))
 
-    def password_change(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+    def password_change(self, request: HttpRequest, extra_context: Any = None) -> Any:
         """Django's own form would bypass the service, and with it the audit trail."""
         return redirect("account")
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Looking only: changes go through services, which check, charge and write the audit trail."""
 
     list_per_page = 100
@@ -68,7 +68,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):
         ordering = self.get_ordering(request) or self.model._meta.ordering or ["pk"]
         return manager.get_queryset().defer(*hidden).order_by(*ordering)
 
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return [field.name for field in self.model._meta.concrete_fields if field.name not in _HIDDEN]
 
 

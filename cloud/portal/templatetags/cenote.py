@@ -128,10 +128,7 @@ def ago(moment: datetime | None) -> SafeString | str:
 def exact(moment: datetime | str | None) -> str:
     """A time to the second, in UTC; text from a JSON column is read as RFC 3339."""
     if isinstance(moment, str):
-        try:
-            moment = datetime.fromisoformat(moment)
-        except ValueError:
-            return moment
+        moment = datetime.fromisoformat(moment)
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC") if moment else "—"
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any, cast
 
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_safe
@@ -44,9 +44,9 @@ def home(request: HttpRequest, desk: Desk) -> HttpResponse:
 
 def count_statuses(desk: Desk) -> list[tuple[str, int]]:
     """How many instances show each status; counted by the database, so as quick with ten thousand as with ten."""
+    rows: QuerySet[Any] = list_instances(actor=desk.actor, tenant_id=desk.tenant.id)
     groups = (
-        list_instances(actor=desk.actor, tenant_id=desk.tenant.id)
-        .select_related(None)
+        rows.select_related(None)
         .prefetch_related(None)
         .order_by()
         .values("state", "power", "open_operation_kind", "host_id", "host__observed_state")

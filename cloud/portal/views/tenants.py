@@ -18,14 +18,8 @@ def index(request: HttpRequest, desk: Desk) -> HttpResponse:
     search = request.GET.get("q", "").strip()
     found = reachable(desk.user)
     paths = tenant_paths(found)
-    rows = sorted(
-        (
-            {"tenant": tenant, "path": paths[tenant.id]}
-            for tenant in found
-            if search.lower() in paths[tenant.id].lower()
-        ),
-        key=lambda row: row["path"],
-    )
+    fitting = [(paths[tenant.id], tenant) for tenant in found if search.lower() in paths[tenant.id].lower()]
+    rows = sorted(fitting, key=lambda row: row[0])
     return render(request, "portal/tenants.html", {"rows": rows, "search": search})
 
 
