@@ -10,7 +10,8 @@ from tests.node.conftest import SECRET_KEY, Broker, Worker
 from tests.node.control import Control, wait_for
 from tests.node.orders import a_call, an_id
 
-MINE, OTHER = an_id(), an_id()
+# Fixed: parametrised test names must be the same in every test process.
+MINE, OTHER = "3e249ba4-5a0c-4f8e-9b57-0d3a4c1f6e10", "8a0895ab-7c1e-4d55-9d4c-5c1f3b1e0a11"
 
 
 @pytest.fixture
