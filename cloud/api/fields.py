@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
 LINE_BREAKS = "\n\r\t"
@@ -113,6 +114,8 @@ class StrictSerializer(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
 
+# One object, whatever the method that answers it is called: the framework would take each `list` for an array.
+@extend_schema_serializer(many=False)
 class Answer(serializers.Serializer[Any]):
     """What is sent back. Fields named in `operator_only` are left out unless a cloud operator asks."""
 

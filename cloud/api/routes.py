@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django.http import QueryDict
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, inline_serializer
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -210,9 +210,8 @@ def _parameters(handler: Handler, declared: Route, paths: Mapping[str, str]) -> 
 def _responses(declared: Route, answer: Any, page_of: type[Answer] | None) -> dict[Any, Any]:
     if page_of is not None:
         noun = page_of.__name__.removesuffix("Answer")
-        answer = inline_serializer(
-            f"{noun}Page", {"items": page_of(many=True), "next_cursor": serializers.CharField(allow_null=True)}
-        )
+        fields = {"items": page_of(many=True), "next_cursor": serializers.CharField(allow_null=True)}
+        answer = type(f"{noun}Page", (Answer,), {**fields, "__module__": __name__})
     found: dict[Any, Any] = {declared.status: answer if answer is not None else OpenApiResponse(description="Done")}
     found["default", PROBLEM_TYPE] = OpenApiResponse(Problem, description="A problem (RFC 9457)")
     return found

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 from django.urls import include, path
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.generators import SchemaGenerator
+
+from cloud.api.fields import Answer, StrictSerializer
 
 
 class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
@@ -37,11 +40,16 @@ def build_schema() -> dict[str, Any]:
     """The schema as JSON data; built once in a process."""
     generator = SchemaGenerator(patterns=[path("api/v1/", include("cloud.api.v1.urls"))])  # type: ignore[no-untyped-call]
     schema: dict[str, Any] = generator.get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
-    for operations in schema["paths"].values():
+    for where, operations in schema["paths"].items():
         for method, operation in operations.items():
             parameters = operation.setdefault("parameters", [])
             if method == "post":
                 parameters.append(_KEY)
-            if method in ("patch", "delete") or "/actions/" in "".join(operation.get("operationId", "")):
+            if method in ("patch", "delete") or "/actions/" in where:
                 parameters.append(_VERSION)
+    for name, component in schema["components"]["schemas"].items():
+        if component.get("description") in (inspect.getdoc(Answer), inspect.getdoc(StrictSerializer)):
+            del component["description"]  # the base class's own words say nothing about this shape
+        if name.endswith("Input"):
+            component["additionalProperties"] = False
     return schema

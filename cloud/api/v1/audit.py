@@ -28,8 +28,8 @@ class AuditEventAnswer(Answer):
     target_name = serializers.CharField()
     operation_id = serializers.UUIDField(allow_null=True)
     request_id = serializers.CharField()
-    before = serializers.JSONField(allow_null=True)
-    after = serializers.JSONField(allow_null=True)
+    before = serializers.DictField(allow_null=True)
+    after = serializers.DictField(allow_null=True)
 
 
 class AuditQuery(StrictSerializer):
