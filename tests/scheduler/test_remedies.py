@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from itertools import combinations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -178,3 +179,30 @@ def test_each_other_pool_is_offered_for_itself() -> None:
         (Change("pool", pool="pool-2"),),
         (Change("pool", pool="pool-3"),),
     ]
+
+
+@pytest.mark.parametrize("room", range(1, 12))
+def test_a_batch_is_offered_exactly_the_most_that_all_of_it_fits_with(room: int) -> None:
+    hosts = [host("a", total=resources(9, 4 * room + 3, 9))]
+    found = [remedy.changes[0] for remedy in remedies(hosts, request(1, 4 * room + 3, 1), SPREAD, count=4)]
+    assert Change("less", "memory_mib", 4 * room + 3, room, "MiB") in found
+
+
+def test_a_group_kept_apart_fits_once_per_host_however_roomy() -> None:
+    apart = replace(request(), group="web")
+    assert how_many([host("a"), host("b")], apart) == 2
+    assert how_many([host("a"), host("b")], replace(apart, group_rule="soft_anti_affinity")) == 16
+
+
+def test_of_several_hosts_the_one_that_lacks_fewest_traits_is_offered() -> None:
+    hosts = [host("a"), host("b", traits=frozenset({"ssd"}))]
+    wanted = replace(request(), required_traits=frozenset({"ssd", "numa"}))
+    (remedy,) = remedies(hosts, wanted, SPREAD)
+    assert remedy.changes == (Change("without_traits", traits=("numa",)),)
+    assert remedy.sentence == "Do without the condition on numa."
+
+
+def test_of_equal_largest_cuts_the_smaller_other_cut_is_offered() -> None:
+    hosts = [host("a", used=resources(0, 8192 - 512, 95)), host("b", used=resources(0, 8192 - 512, 91))]
+    (remedy,) = remedies(hosts, request(1, 1024, 10), SPREAD)
+    assert [(change.resource, change.to) for change in remedy.changes] == [("memory_mib", 512), ("disk_gib", 9)]
