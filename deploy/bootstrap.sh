@@ -40,10 +40,14 @@ install_packages() {
     fi
     export DEBIAN_FRONTEND=noninteractive
     # A run that was cut off may have left packages half set up.
-    dpkg --configure -a >/dev/null
+    dpkg --configure -a >/dev/null || true
     # The machine's own updates may be at work: they are waited for, not disturbed.
-    apt-get -qq -o DPkg::Lock::Timeout=300 update
-    apt-get -qq -y -o DPkg::Lock::Timeout=300 --no-install-recommends install "${missing[@]}" >/dev/null
+    apt-get -qq -o DPkg::Lock::Timeout=300 update ||
+        say "    the package lists could not be renewed; going on with those that are here"
+    apt-get -qq -y -o DPkg::Lock::Timeout=300 --no-install-recommends install "${missing[@]}" >/dev/null || {
+        say "The Debian packages could not be installed: see above and /var/log/apt/term.log, then run this again."
+        exit 1
+    }
     release_services
     for name in "${missing[@]}"; do
         dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || {
