@@ -266,7 +266,10 @@ def test_a_malformed_if_match_is_refused(world: World, tag: str) -> None:
     assert world.owner("DELETE", "instances/web", If_Match=tag).status_code == 400
 
 
-ZEROES = [("POST", "flavors", {"name": "f", "vcpus": 2**31, "memory_mib": 16, "disk_gib": 1})]
+WRONG_LIMITS: list[Any] = [{"nosuch": 1}, {"vcpus": -1}, {"vcpus": 2**60}, []]
+ZEROES: list[tuple[str, str, Any]] = [
+    ("POST", "flavors", {"name": "f", "vcpus": 2**31, "memory_mib": 16, "disk_gib": 1})
+]
 ZEROES += [
     ("POST", "pools", {"name": "p", "cidr": text}) for text in ("x", "10.0.0.0/33", "10.0.0.1/20", "fd00::/64", "")
 ]
@@ -276,10 +279,7 @@ ZEROES += [
 ]
 ZEROES += [("POST", "users", {"username": name}) for name in ("", "a b", "\x7f", "x" * 65, "../x")]
 ZEROES += [("POST", "users", {"username": "u", "password": password}) for password in ("short", "password123", 7)]
-ZEROES += [
-    ("PATCH", "quotas?tenant=acme", {"limits": limits})
-    for limits in ({"nosuch": 1}, {"vcpus": -1}, {"vcpus": 2**60}, [])
-]
+ZEROES += [("PATCH", "quotas?tenant=acme", {"limits": limits}) for limits in WRONG_LIMITS]
 ZEROES += [
     ("POST", "keypairs", {"name": "k", "tenant": "acme", "public_key": key}) for key in ("", "x", "ssh-rsa AAAA", 5)
 ]

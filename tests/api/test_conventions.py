@@ -150,7 +150,12 @@ def test_wait_answers_as_soon_as_the_operation_has_ended() -> None:
     world = build_world()
     operation = world.owner.ok("POST", "instances", world.order(), status=202)["operation"]
     began = time.monotonic()
-    timer = threading.Timer(0.7, lambda: (Operation.objects.update(state="succeeded"), connection.close()))
+
+    def end() -> None:
+        Operation.objects.update(state="succeeded")
+        connection.close()
+
+    timer = threading.Timer(0.7, end)
     timer.start()
     shown = world.owner.ok("GET", f"operations/{operation['id']}?wait=20")
     took = time.monotonic() - began

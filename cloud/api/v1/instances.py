@@ -56,6 +56,17 @@ class AddressAnswer(Answer):
     network = serializers.CharField(source="network.name")
 
 
+class VirtMode(serializers.ChoiceField):
+    """How an instance runs on the host that it is on; null where it is on none."""
+
+    def to_representation(self, value: Any) -> Any:
+        if value.host is None:
+            return None
+        if value.kind == "container":
+            return "lxc"
+        return "kvm" if "kvm" in value.host.modes else "qemu"
+
+
 class InstanceAnswer(Answer):
     operator_only = ("host", "virt_mode")
 
@@ -73,7 +84,7 @@ class InstanceAnswer(Answer):
     default_user = serializers.CharField(source="image.default_user", help_text="who to log in as")
     pool = NamedAnswer()
     host = NamedAnswer(allow_null=True)
-    virt_mode = serializers.SerializerMethodField(help_text="kvm, qemu or lxc")
+    virt_mode = VirtMode(["kvm", "qemu", "lxc"], source="*", allow_null=True)
     addresses = AddressAnswer(many=True, source="ports.all")
     keypairs = serializers.SerializerMethodField()
     tags = serializers.DictField(child=serializers.CharField())
@@ -84,13 +95,6 @@ class InstanceAnswer(Answer):
 
     def get_status(self, instance: Instance) -> str:
         return status_of(instance)
-
-    def get_virt_mode(self, instance: Instance) -> str | None:
-        if instance.host is None:
-            return None
-        if instance.kind == "container":
-            return "lxc"
-        return "kvm" if "kvm" in instance.host.modes else "qemu"
 
     def get_keypairs(self, instance: Instance) -> list[str]:
         return [key["name"] for key in instance.keys]
