@@ -31,7 +31,7 @@ def test_create_and_see_it_become_running(desk: Desk) -> None:
     page.get_by_role("radio", name="tiny VM").check()
     expect(page.locator('tr[data-resource="instances"] [data-after]')).to_have_text("9")
     page.get_by_label("How many").fill("11")
-    expect(page.locator('tr[data-resource="instances"] [data-after]')).to_have_text("over by 1")
+    expect(page.locator('tr[data-resource="instances"] [data-after]')).to_have_text("−1")
     page.get_by_label("How many").fill("1")
     page.get_by_role("button", name="Create").click()
     expect(page.get_by_role("heading", name="web", level=1)).to_be_visible()

@@ -89,7 +89,7 @@
       const left = row.dataset.left === "" ? null : Number(row.dataset.left);
       row.querySelector("[data-asked]").textContent = asked ? "+" + asked : "0";
       const after = row.querySelector("[data-after]");
-      after.textContent = left === null ? "no limit" : left - asked < 0 ? "over by " + (asked - left) : String(left - asked);
+      after.textContent = left === null ? "no limit" : left - asked < 0 ? "−" + (asked - left) : String(left - asked);
       row.dataset.over = left !== null && left - asked < 0 ? "yes" : "no";
     }
     const size = form.querySelector("[data-size]");
@@ -100,6 +100,9 @@
     sums();
     const terminal = document.querySelector(".terminal");
     if (terminal) terminal.scrollTop = terminal.scrollHeight;
+    // On narrow screens the navigation scrolls sideways: show where one is.
+    const here = document.querySelector('.side [aria-current="page"]');
+    if (here) here.scrollIntoView({ block: "nearest", inline: "center" });
   });
 
   // The button that deletes wakes up when the name is typed; the server checks it again.
