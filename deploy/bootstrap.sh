@@ -48,6 +48,7 @@ install_packages() {
         say "The Debian packages could not be installed: see above and /var/log/apt/term.log, then run this again."
         exit 1
     }
+    disable_services "${missing[@]}"
     release_services
     for name in "${missing[@]}"; do
         dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || {
@@ -66,6 +67,20 @@ hold_services() {
     if [ -e $policy ] && ! grep -q cenote-policy $policy; then mv $policy $policy.before-cenote; fi
     trap release_services EXIT
     printf '#!/bin/sh\n# cenote-policy\nexit 101\n' >$policy && chmod 755 $policy
+}
+
+# disable_services PACKAGE...: what was installed just now must not start at the next boot either, a second Redis on its
+# usual port least of all. deploy/join enables libvirt again, with its own configuration.
+disable_services() {
+    command -v systemctl >/dev/null || return 0
+    local name units=()
+    for name in "$@"; do
+        # PostgreSQL's unit is shared by all versions: where the machine has clusters of its own, it stays.
+        if [ "$name" = postgresql-15 ] && ! compgen -G '/etc/postgresql/*/*' >/dev/null; then units+=(postgresql.service); fi
+        mapfile -t -O ${#units[@]} units < <(dpkg -L "$name" 2>/dev/null |
+            sed -nE 's|^(/usr)?/lib/systemd/system/([^/@]+\.(service\|socket))$|\2|p')
+    done
+    [ ${#units[@]} -eq 0 ] || systemctl --quiet disable "${units[@]}" 2>/dev/null || true
 }
 
 release_services() {

@@ -149,6 +149,15 @@ files={self._parts}/*.conf
         lines = self._raw("status").stdout.splitlines()
         return {line.split()[0]: line.split()[1] for line in lines if len(line.split()) > 1}
 
+    def pids(self) -> dict[str, int]:
+        """Return program -> process id, of those that run."""
+        found = {}
+        for line in self._raw("status").stdout.splitlines():
+            words = line.replace(",", " ").split()
+            if len(words) > 3 and words[1] == "RUNNING" and words[2] == "pid":
+                found[words[0]] = int(words[3])
+        return found
+
     def shutdown(self) -> None:
         """End supervisord and all that it runs, or ran before it was killed; wait for it."""
         if not self.running():
