@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -66,21 +67,27 @@ def one(item: Row, output: str) -> None:
         table.add_column(overflow="fold")
         for name, value in item.items():
             table.add_row(name.replace("_", " "), _cell(value))
-        console().print(table)
+        _print(table)
     else:
         rows([item], {}, output)
 
 
-def console() -> Console:
-    """Standard output; without a terminal it has no width, so nothing is cut, and no colour."""
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
-        return Console(highlight=False)
-    width = None if sys.stdout.isatty() else 10_000
-    return Console(highlight=False, no_color=True, width=width, color_system=None)
+def _print(table: Table) -> None:
+    """A terminal's width and colours for people; for a pipe neither, so that nothing is cut."""
+    if sys.stdout.isatty():
+        plain = bool(os.environ.get("NO_COLOR"))
+        Console(highlight=False, no_color=plain, color_system=None if plain else "auto").print(table)
+        return
+    console = Console(highlight=False, width=10_000, color_system=None, file=io.StringIO())
+    console.print(table)
+    for line in console.file.getvalue().splitlines():  # type: ignore[attr-defined]
+        _write(line.rstrip())
 
 
 def at(row: Row, path: str) -> Any:
-    """The value at `flavor.name`, or at `addresses.0.address`; None where there is nothing."""
+    """The value at `flavor.name`, or at `addresses.0.address`; None where there is nothing. `a/b`: one of the other."""
+    if "/" in path:
+        return "/".join(str(at(row, part)) for part in path.split("/"))
     value: Any = row
     for step in path.split("."):
         if isinstance(value, Mapping):
@@ -103,7 +110,7 @@ def _table(items: Sequence[Row], columns: Columns) -> None:
         table.add_column(heading.upper().replace("_", " "), no_wrap=True)
     for item in items:
         table.add_row(*(_cell(at(item, path)) for path in columns.values()))
-    console().print(table)
+    _print(table)
 
 
 def _cell(value: Any) -> Text:

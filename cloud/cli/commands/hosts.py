@@ -18,10 +18,9 @@ COLUMNS = {
     "pool": "pool.name",
     "modes": "modes",
     "instances": "instances",
-    "vcpus": "used.vcpus",
-    "of": "capacity.vcpus",
-    "memory": "used.memory_mib",
-    "of_mib": "capacity.memory_mib",
+    "vcpus": "used.vcpus/capacity.vcpus",
+    "memory_mib": "used.memory_mib/capacity.memory_mib",
+    "disk_gib": "used.disk_gib/capacity.disk_gib",
     "seen": "last_seen_at",
 }
 POOL_COLUMNS = {"name": "name", "description": "description", "age": "created_at"}
@@ -31,12 +30,9 @@ POOL_FOR_OPERATORS = {
     "hosts": "hosts_total",
     "up": "hosts_up",
     "instances": "instances",
-    "vcpus": "used.vcpus",
-    "of": "capacity.vcpus",
-    "memory": "used.memory_mib",
-    "of_mib": "capacity.memory_mib",
-    "disk": "used.disk_gib",
-    "of_gib": "capacity.disk_gib",
+    "vcpus": "used.vcpus/capacity.vcpus",
+    "memory_mib": "used.memory_mib/capacity.memory_mib",
+    "disk_gib": "used.disk_gib/capacity.disk_gib",
 }
 
 Name = Annotated[str, typer.Argument(help="Name or id")]
