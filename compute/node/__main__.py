@@ -50,7 +50,7 @@ def main() -> int:
     observer = Observer(api, hypervisor, runner)
     parts: dict[str, Callable[[], None]] = {"runner": runner.run, "observer": observer.run, "network": sync.run}
     if settings.broker:
-        app = make_app(host_id=settings.host_id, broker=settings.broker, wake=runner.wake)
+        app = make_app(host_id=settings.host_id, broker=settings.broker, wake=runner.wake, ca_file=settings.ca_file)
         parts["doorbell"] = lambda: listen(app, ended)
     for name, part in parts.items():
         _start(name, part, ended)

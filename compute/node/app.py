@@ -5,8 +5,10 @@ and even that is not believed: what is due comes from nodeapi. So nothing here i
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -25,8 +27,11 @@ class _Connection(Connection):
         return super().ensure_connection(*args, **{"interval_max": PAUSE_LIMIT_SECONDS} | kwargs)  # type: ignore[no-untyped-call]
 
 
-def make_app(*, host_id: str, broker: str, wake: Callable[[], None]) -> Celery:
-    """Return an app whose only task wakes the runner. Key names fit the host's own broker user (`broker_acl`)."""
+def make_app(*, host_id: str, broker: str, wake: Callable[[], None], ca_file: Path | None = None) -> Celery:
+    """Return an app whose only task wakes the runner. Key names fit the host's own broker user (`broker_acl`).
+
+    A broker at rediss:// has to show a certificate of `ca_file` for the name in its address.
+    """
     queue = queue_name(host_id)
     app = Celery("cenote-node", broker=broker, set_as_current=False)
     app.amqp.Connection = _Connection
@@ -50,6 +55,13 @@ def make_app(*, host_id: str, broker: str, wake: Callable[[], None]) -> Celery:
             "ack_emulation": False,
         },
     )
+
+    if broker.startswith("rediss://"):
+        app.conf.broker_use_ssl = {
+            "ssl_cert_reqs": ssl.CERT_REQUIRED,
+            "ssl_check_hostname": True,
+            **({"ssl_ca_certs": str(ca_file)} if ca_file else {}),
+        }
 
     def ring(*args: object, **kwargs: object) -> None:
         wake()

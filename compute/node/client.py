@@ -16,6 +16,7 @@ from compute.wire import Call, CallAnswer, CallError, HeartbeatAnswer, HostRepor
 
 TIMEOUT_SECONDS = 10.0
 TRIES = 3
+KEEP_SECONDS = 30.0  # longer than the pause between two heartbeats: most need no new connection, no TLS handshake
 
 
 class ApiUnavailable(Exception):
@@ -150,10 +151,11 @@ def _base(api: str) -> str:
 
 
 def _transport(api: str, ca_file: Path | None) -> httpx.HTTPTransport:
+    kept = httpx.Limits(keepalive_expiry=KEEP_SECONDS)
     if api.startswith("http+unix://"):
-        return httpx.HTTPTransport(uds=api.removeprefix("http+unix://"))
+        return httpx.HTTPTransport(uds=api.removeprefix("http+unix://"), limits=kept)
     if api.startswith("https://"):
-        return httpx.HTTPTransport(verify=_trust(ca_file))
+        return httpx.HTTPTransport(verify=_trust(ca_file), limits=kept)
     raise SettingsError("CENOTE_NODE_API is an https:// address, or http+unix:// and the path of a socket")
 
 

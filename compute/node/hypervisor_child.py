@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
+from compute.node import logs
 from compute.node.drivers.base import Driver, DriverError
 from compute.node.drivers.registry import open_driver
 from compute.node.drivers.settings import DriverSettings
@@ -100,6 +101,7 @@ if __name__ == "__main__":
     # Whatever a library prints must not end up between two answers.
     answers = os.dup(1)
     os.dup2(2, 1)
+    logs.set_up()
     orders: SimpleQueue[_Message] = SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), name="orders", daemon=True).start()
     _serve(open_host_driver(NodeSettings.from_env(os.environ)), orders, answers)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 from compute.node.drivers.settings import LOCAL_DIR, SHARED_DIR, DriverSettings
 
@@ -18,9 +19,9 @@ class NodeSettings:
     """`api` is an https URL, or http+unix:// followed by the path of a socket. Slices in vCPU, MiB and GiB."""
 
     host_id: str
-    token: str
+    token: str = field(repr=False)
     api: str
-    broker: str
+    broker: str = field(repr=False)
     state_dir: Path
     driver_name: str
     driver: DriverSettings
@@ -33,25 +34,31 @@ class NodeSettings:
 
         def text(name: str, default: str | None = None) -> str:
             value = env.get(f"CENOTE_NODE_{name}", default)
-            if value is None:
-                raise SettingsError(f"CENOTE_NODE_{name} is missing: deploy/join writes it to node.env")
+            if value is None or (default is None and not value):
+                raise SettingsError(f"CENOTE_NODE_{name} is missing: the join writes it to node.env")
             return value
 
         def number(name: str) -> int:
             value = text(name)
-            if not value.isdecimal() or int(value) < 1:
+            if not (value.isascii() and value.isdecimal()) or int(value) < 1:
                 raise SettingsError(f"CENOTE_NODE_{name} is {value!r}: it has to be a whole number above 0")
             return int(value)
+
+        def one_of(name: str, default: str, known: tuple[str, ...]) -> str:
+            value = text(name, default)
+            if value not in known:
+                raise SettingsError(f"CENOTE_NODE_{name} is {value!r}: it has to be one of {', '.join(known)}")
+            return value
 
         ca_file = text("CA_FILE", "")
         underlay = text("UNDERLAY", "")
         return cls(
-            host_id=text("ID"),
+            host_id=_uuid(text("ID")),
             token=text("TOKEN"),
             api=text("API"),
             broker=text("BROKER", ""),
             state_dir=Path(text("STATE_DIR", "/var/lib/cenote/node")),
-            driver_name=text("DRIVER", "libvirt"),
+            driver_name=one_of("DRIVER", "libvirt", ("libvirt", "fake")),
             driver=DriverSettings(
                 vcpus=number("VCPUS"),
                 memory_mib=number("MEMORY_MIB"),
@@ -63,3 +70,10 @@ class NodeSettings:
             ca_file=Path(ca_file) if ca_file else None,
             underlay_address=underlay,
         )
+
+
+def _uuid(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise SettingsError(f"CENOTE_NODE_ID is {text!r}: it has to be the host's UUID") from None

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from compute.broker_acl import acl_rule, broker_password, queue_name
 from compute.node.drivers.fake import FakeHost
@@ -71,7 +73,11 @@ class Broker:
 
     def client(self, user: str = "default", password: str = "control") -> redis.Redis:
         return redis.Redis(
-            unix_socket_path=str(self.socket), username=user, password=password, socket_timeout=5, retry=None
+            unix_socket_path=str(self.socket),
+            username=user,
+            password=password,
+            socket_timeout=5,
+            retry=Retry(NoBackoff(), 0),
         )
 
     def admit(self, host_id: str) -> None:

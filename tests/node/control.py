@@ -45,7 +45,7 @@ class Control:
 
     def up(self) -> None:
         self.socket.unlink(missing_ok=True)
-        self._server = _Server(str(self.socket), _handler(self))
+        self._server = _Server(str(self.socket), handler_of(self))
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def down(self) -> None:
@@ -110,7 +110,7 @@ class Control:
         return 201, {"host_id": body["name"], "node_token": f"node-{body['name']}", "broker_url": ""}
 
 
-def _handler(control: Control) -> type[BaseHTTPRequestHandler]:
+def handler_of(control: Control) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

@@ -31,7 +31,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         FakeHost.load(tmp_path / "local" / "fake.json").inject(*faults)
         env = {
             "PATH": os.environ["PATH"],
-            **{f"CENOTE_NODE_{name}": "x" for name in ("ID", "TOKEN", "API")},
+            **{f"CENOTE_NODE_{name}": an_id() for name in ("ID", "TOKEN", "API")},
             **{f"CENOTE_NODE_{name}": "4096" for name in ("VCPUS", "MEMORY_MIB", "DISK_GIB")},
             "CENOTE_NODE_DRIVER": "fake",
             "CENOTE_NODE_LOCAL_DIR": str(tmp_path / "local"),
