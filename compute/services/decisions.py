@@ -34,7 +34,9 @@ def record_refused(*, tenant_id: uuid.UUID, refused: Refused, request: Request, 
         tenant_id=tenant_id,
         outcome="refused",
         summary=list(explain.tenant_summary(refused.ranking)),
-        remedies=[dataclasses.asdict(remedy) for remedy in explain.remedies(refused.hosts, request, policy)],
+        remedies=[
+            dataclasses.asdict(remedy) for remedy in explain.remedies(refused.hosts, request, policy, count=count)
+        ],
         **_common(refused.ranking, request, policy, len(refused.hosts), name),
     )
     return decision

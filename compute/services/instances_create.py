@@ -86,7 +86,12 @@ def create_instances(
     except _RefusedByPlacement as error:
         with transaction.atomic(durable=True):
             decision = decisions.record_refused(
-                tenant_id=tenant.id, refused=error.refused, request=request, policy=policy, name=name
+                tenant_id=tenant.id,
+                refused=error.refused,
+                request=request,
+                policy=policy,
+                name=name,
+                count=len(names),
             )
         raise NoValidHost(
             "No host can take this now. " + " ".join(decision.summary),
