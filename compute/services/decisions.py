@@ -28,7 +28,9 @@ def record_placed(
     return created
 
 
-def record_refused(*, tenant_id: uuid.UUID, refused: Refused, request: Request, policy: Policy, name: str) -> Decision:
+def record_refused(
+    *, tenant_id: uuid.UUID, refused: Refused, request: Request, policy: Policy, name: str, count: int
+) -> Decision:
     """Insert the decision of a refusal, with what would have made it fit. The refused request's own work is rolled back."""
     decision: Decision = Decision.unscoped.create(
         tenant_id=tenant_id,
