@@ -62,7 +62,7 @@ class LabHost:
 
     def exists(self) -> bool:
         """Return whether the namespaces are there and whole."""
-        if not Path(f"/run/netns/{self.netns}").exists() or not (self.dir / "ns" / "made").exists():
+        if not _namespace(Path(f"/run/netns/{self.netns}")) or not (self.dir / "ns" / "made").exists():
             return False
         probe = subprocess.run(
             [*self.enter(), "mountpoint", "-q", "/var/lib/cenote/shared"], capture_output=True, check=False
@@ -81,7 +81,9 @@ def _ip(*words: str, netns: str | None = None) -> None:
 def make_switch(place: Place) -> None:
     """Make the underlay: a bridge in a namespace of its own, to which every host has a cable."""
     name = switch_name(place)
-    if not Path(f"/run/netns/{name}").exists():
+    if not _namespace(Path(f"/run/netns/{name}")):
+        # Where /run is no tmpfs, a file without a namespace is left over from before the machine's reboot.
+        Path(f"/run/netns/{name}").unlink(missing_ok=True)
         _ip("netns", "add", name)
     done = subprocess.run(["ip", "-n", name, "link", "show", "br0"], capture_output=True, check=False)
     if done.returncode != 0:
@@ -143,7 +145,7 @@ def processes(host: LabHost) -> set[int]:
     """Return every process of the host: those in its namespaces, and all their descendants (containers have their own)."""
     parents: dict[int, int] = {}
     found: set[int] = set()
-    marks = {_inode(Path(f"/run/netns/{host.netns}")), _inode(host.mount_file)} - {0}
+    marks = {_namespace(Path(f"/run/netns/{host.netns}")), _namespace(host.mount_file)} - {0}
     for entry in os.listdir("/proc"):
         if not entry.isdecimal():
             continue
@@ -151,7 +153,7 @@ def processes(host: LabHost) -> set[int]:
         with contextlib.suppress(OSError):
             stat = Path(f"/proc/{pid}/stat").read_text()
             parents[pid] = int(stat[stat.rindex(")") + 2 :].split()[1])
-            if {_inode(Path(f"/proc/{pid}/ns/net")), _inode(Path(f"/proc/{pid}/ns/mnt"))} & marks:
+            if {_namespace(Path(f"/proc/{pid}/ns/net")), _namespace(Path(f"/proc/{pid}/ns/mnt"))} & marks:
                 found.add(pid)
     grown = True
     while grown:
@@ -161,9 +163,11 @@ def processes(host: LabHost) -> set[int]:
     return found - {os.getpid()}
 
 
-def _inode(path: Path) -> int:
+def _namespace(path: Path) -> int:
+    """Return the number of the namespace that a file stands for, 0 when it stands for none (any more)."""
     try:
-        return path.stat().st_ino
+        found = path.stat()
+        return found.st_ino if found.st_dev == os.stat("/proc/self/ns/net").st_dev else 0
     except OSError:
         return 0
 

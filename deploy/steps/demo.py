@@ -218,8 +218,22 @@ def _wait_for_ssh(place: Place, instance: dict[str, Any]) -> None:
 
 
 def lab_hosts(place: Place, count: int | None) -> list[LabHost]:
-    """Return the hosts to bring up: those there are, or as many as were asked for."""
+    """Return the hosts to bring up: those there are, or as many as were asked for.
+
+    A lab that was never completed (`lab_complete`) is still owed the number it was begun with.
+    """
     there = lab.hosts(place)
-    wanted = count if count is not None else (len(there) or 3)
+    owed = _owed(place)
+    wanted = count if count is not None else (int(owed.read_text()) if owed.exists() else len(there) or 3)
+    write(owed, f"{wanted}\n")
     numbers = {host.number for host in there} | set(range(1, wanted + 1))
     return [LabHost(place, number) for number in sorted(numbers)]
+
+
+def lab_complete(place: Place) -> None:
+    """Note that every host is there: from now on the lab is what `deploy/lab add` and `remove` make of it."""
+    _owed(place).unlink(missing_ok=True)
+
+
+def _owed(place: Place) -> Path:
+    return place.state / "lab" / ".owed"

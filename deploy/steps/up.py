@@ -85,6 +85,7 @@ def _bring_up(place: Place, count: int | None, *, guests: bool) -> None:
             lab.bring_up(place, supervisor, host, count=len(hosts))
             if fresh:
                 supervisor.restart(f"{host.name}-node")
+        demo.lab_complete(place)
     operator, tenant = demo.Api(place, secrets["operator_token"]), demo.Api(place, secrets["token"])
     with progress.step("Hosts prove themselves (they boot real guests)"):
         demo.wait_for_hosts(place, operator, [host.name for host in hosts])
