@@ -35,20 +35,37 @@ class Desk:
     disabled: bool
 
 
-def reachable(user: User) -> list[Tenant]:
-    """Every tenant that a person may look at: an operator all of them, others those in which they have a role."""
+def reachable(user: User, *, name: str = "", only: uuid.UUID | None = None, most: int) -> list[Tenant]:
+    """Up to `most` tenants that a person may look at: an operator all, others those in which they have a role.
+
+    `name` narrows to names that hold it, `only` to one tenant.
+    """
     if user.is_operator:
         with tenant_scope(visible_tenant_ids(Actor(username=user.username, user_id=user.id, is_operator=True))):
-            return list(selectors.tenants())
-    return [belonging.tenant for belonging in selectors.belongings(user)]
+            rows = selectors.tenants().filter(name__icontains=name)
+        return list((rows if only is None else rows.filter(id=only))[:most])
+    own = [belonging.tenant for belonging in selectors.belongings(user)]
+    found = [tenant for tenant in own if name.lower() in tenant.name.lower() and only in (None, tenant.id)]
+    return found[:most]
+
+
+def chosen(request: HttpRequest) -> uuid.UUID | None:
+    """The tenant that was chosen in this session."""
+    try:
+        return uuid.UUID(request.session.get(SESSION_KEY, ""))
+    except ValueError:
+        return None
 
 
 def seat(request: HttpRequest, tenant_id: uuid.UUID | None = None) -> Desk | None:
-    """The desk for a request, in the tenant chosen before, in `tenant_id`, or in the first; None for one without any."""
+    """The desk for a request, in `tenant_id`, in the tenant chosen before, or in the first; None for one without any."""
     user = current_user(request)
-    choice = reachable(user)
-    wanted = str(tenant_id or request.session.get(SESSION_KEY, ""))
-    tenant = next((item for item in choice if str(item.id) == wanted), choice[0] if choice else None)
+    choice = reachable(user, most=_SHOWN_IN_SWITCHER + 1)
+    wanted = tenant_id or chosen(request)
+    found = next((tenant for tenant in choice if tenant.id == wanted), None)
+    if found is None and wanted is not None:
+        found = next(iter(reachable(user, only=wanted, most=1)), None)
+    tenant = found or next(iter(choice), None)
     if tenant is None:
         return None
     actor = actor_of(request, tenant.id)

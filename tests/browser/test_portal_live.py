@@ -5,9 +5,10 @@ from __future__ import annotations
 from django.utils import timezone
 from playwright.sync_api import expect
 
-from compute.models import ConsoleLog, Port
+from compute.models import ConsoleLog, Host, Instance, Port
 from compute.services.instances_delete import delete_instance
 from compute.services.instances_power import start_instance, stop_instance
+from tenants.models import User
 from tests.browser.conftest import Desk
 
 # The promise: a change made elsewhere is on the screen within two seconds.
@@ -150,3 +151,25 @@ def test_narrow_screens_do_not_scroll_sideways(desk: Desk) -> None:
     for path in paths:
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+
+
+def test_a_double_click_creates_once(desk: Desk) -> None:
+    page = desk.page
+    page.goto("/instances/new")
+    page.get_by_label("Name").fill("once")
+    page.get_by_role("radio", name="tiny VM").check()
+    page.get_by_role("button", name="Create").dblclick()
+    expect(page.get_by_role("heading", name="once", level=1)).to_be_visible()
+    assert Instance.unscoped.count() == 1
+
+
+def test_the_console_follows_a_host(desk: Desk) -> None:
+    page, host = desk.page, desk.cloud.host
+    User.objects.filter(id=desk.user.id).update(is_operator=True)
+    page.goto("/console/hosts")
+    expect(page.locator("td .status")).to_have_text("up")
+    _mark(desk)
+    Host.objects.filter(id=host.id).update(observed_state="suspect", state_reason="not heard for 20 s")
+    expect(page.locator("td .status")).to_have_text("suspect", timeout=PROMISE_MS)
+    expect(page.get_by_text("not heard for 20 s")).to_be_visible()
+    assert _same_page(desk)

@@ -48,6 +48,9 @@ def index(request: HttpRequest, desk: Desk) -> HttpResponse:
         kind=kind if kind in _KINDS else None,
         search=search or None,
     )
+    by_id = _as_id(search)
+    if by_id is not None:
+        rows = list_instances(actor=desk.actor, tenant_id=desk.tenant.id).filter(id=by_id)
     if state in _STATES:
         rows = rows.filter(_STATES[state])
     found = page(request, rows)
@@ -63,6 +66,14 @@ def index(request: HttpRequest, desk: Desk) -> HttpResponse:
         "filtered": bool(search or kind in _KINDS or state in _STATES),
     }
     return render_live(request, "portal/instances/index.html", "portal/instances/_rows.html", context)
+
+
+def _as_id(text: str) -> uuid.UUID | None:
+    """The id that somebody pasted from a log or a script, or None."""
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
 
 
 def _opened(request: HttpRequest, desk: Desk, instance_id: uuid.UUID) -> tuple[Desk, Instance]:

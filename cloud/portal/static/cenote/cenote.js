@@ -105,6 +105,13 @@
     if (here) here.scrollIntoView({ block: "nearest", inline: "center" });
   });
 
+  // A second click on the way must not order the same thing twice. After the event, so that the button's value is sent.
+  document.addEventListener("submit", (event) => {
+    if (event.defaultPrevented) return;
+    setTimeout(() => { for (const button of event.target.querySelectorAll("button")) button.disabled = true; }, 0);
+  });
+  window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+
   // The button that deletes wakes up when the name is typed; the server checks it again.
   document.addEventListener("input", (event) => {
     const expected = event.target.dataset && event.target.dataset.expect;
