@@ -31,7 +31,10 @@ stdio_handler = "file"
 migration_port_min = 49152
 migration_port_max = 49215
 """
-QEMU_CONF_REAL = """# Written by the join.
+QEMU_CONF_REAL = """# Written by the join. Confinement (AppArmor, /dev of its own) stays as the distribution has it.
+# guests' directories belong to the node worker (0700): another user could not write consoles and sockets there
+user = "root"
+group = "root"
 # several hosts open the same storage: ownership must not be remembered by one of them
 remember_owner = 0
 stdio_handler = "file"
