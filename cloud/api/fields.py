@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 import uuid
 from collections.abc import Mapping
@@ -133,3 +134,15 @@ class Answer(serializers.Serializer[Any]):
             for name in self.operator_only:
                 shown.pop(name, None)
         return shown
+
+
+@functools.cache
+def _renderer(answer: type[Answer], is_operator: bool) -> Answer:
+    # Building a serializer copies all of its fields, which costs more than a row; afterwards it is only read.
+    return answer(context={"is_operator": is_operator})
+
+
+def render(answer: type[Answer], row: Any, *, is_operator: bool) -> dict[str, Any]:
+    """A row as JSON data, as this kind of caller may see it."""
+    shown: dict[str, Any] = _renderer(answer, is_operator).to_representation(row)
+    return shown

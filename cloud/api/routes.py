@@ -26,7 +26,7 @@ from rest_framework.viewsets import ViewSet
 from cloud.api import idempotency
 from cloud.api.authentication import actor_of
 from cloud.api.etags import wanted_version
-from cloud.api.fields import Answer, StrictSerializer, Text
+from cloud.api.fields import Answer, StrictSerializer, Text, render
 from cloud.api.throttling import FairThrottle
 from compute.models import Operation
 from tenants.scope import tenant_scope
@@ -47,10 +47,9 @@ class Call:
     if_version: int | None
     request_key: uuid.UUID | None
 
-    def render(self, answer: type[Answer], row: Any, **context: Any) -> dict[str, Any]:
+    def render(self, answer: type[Answer], row: Any) -> dict[str, Any]:
         """A row as the caller may see it."""
-        shown: dict[str, Any] = answer(row, context={"is_operator": self.actor.is_operator, **context}).data
-        return shown
+        return render(answer, row, is_operator=self.actor.is_operator)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ def build_schema() -> dict[str, Any]:
     schema: dict[str, Any] = generator.get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
     for where, operations in schema["paths"].items():
         for method, operation in operations.items():
+            noun, _, verb = operation["operationId"].partition("_")
+            operation["summary"] = f"{verb.replace('_', ' ')} {noun}".capitalize()
             parameters = operation.setdefault("parameters", [])
             if method == "post":
                 parameters.append(_KEY)

@@ -8,7 +8,7 @@ from rest_framework import serializers
 from rest_framework.response import Response
 
 from cloud.api.etags import tagged
-from cloud.api.fields import Answer, StrictSerializer, Text
+from cloud.api.fields import Answer, StrictSerializer, Text, render
 from cloud.api.pagination import page
 from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
@@ -156,6 +156,6 @@ class Hosts(Door):
 
 
 def _proving(host: Host, operation: Operation, actor: Actor) -> Response:
-    shown: dict[str, Any] = HostAnswer(host, context={"is_operator": True}).data
+    shown = render(HostAnswer, host, is_operator=actor.is_operator)
     body = {"operation": show_operation(operation, actor), "host": shown}
     return Response(body, status=202, headers={"Location": operation_url(operation.id)})

@@ -12,7 +12,7 @@ from rest_framework import serializers
 from rest_framework.response import Response
 
 from cloud.api.etags import tagged
-from cloud.api.fields import Answer, Choice, Flag, StrictSerializer, Text, Whole
+from cloud.api.fields import Answer, Choice, Flag, StrictSerializer, Text, Whole, render
 from cloud.api.pagination import page
 from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
@@ -153,8 +153,7 @@ class ConsoleLogAnswer(Answer):
 
 def show_instance(instance: Instance, actor: Actor) -> dict[str, Any]:
     """An instance as the actor may see it; the row comes from `instance_rows`."""
-    shown: dict[str, Any] = InstanceAnswer(instance, context={"is_operator": actor.is_operator}).data
-    return shown
+    return render(InstanceAnswer, instance, is_operator=actor.is_operator)
 
 
 class Instances(Door):

@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.response import Response
 
 from cloud.api.etags import tagged
-from cloud.api.fields import Answer, Choice, Identifier, StrictSerializer, Text
+from cloud.api.fields import Answer, Choice, Identifier, StrictSerializer, Text, render
 from cloud.api.pagination import page
 from cloud.api.references import as_uuid
 from cloud.api.routes import Call, Door, route
@@ -73,8 +73,7 @@ class OperationAnswer(Answer):
 
 def show_operation(operation: Operation, actor: Actor) -> dict[str, Any]:
     """An operation as the actor may see it."""
-    shown: dict[str, Any] = OperationAnswer(operation, context={"is_operator": actor.is_operator}).data
-    return shown
+    return render(OperationAnswer, operation, is_operator=actor.is_operator)
 
 
 def operation_url(operation_id: uuid.UUID) -> str:
