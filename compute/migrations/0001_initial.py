@@ -698,8 +698,8 @@ class Migration(migrations.Migration):
             model_name="operation",
             constraint=models.UniqueConstraint(
                 condition=models.Q(("state", "pending")),
-                fields=("target_type", "target_id"),
-                name="operation_one_pending_per_target",
+                fields=("target_type", "target_id", "kind"),
+                name="operation_one_pending_per_kind",
             ),
         ),
         migrations.AddIndex(

@@ -57,9 +57,11 @@ class Operation(models.Model):
                 name="operation_one_running_per_target",
             ),
             models.UniqueConstraint(
-                fields=["target_type", "target_id"],
+                # A delete may wait behind another that has not begun: one of each kind. Services refuse the rest under
+                # the target's row lock.
+                fields=["target_type", "target_id", "kind"],
                 condition=Q(state="pending"),
-                name="operation_one_pending_per_target",
+                name="operation_one_pending_per_kind",
             ),
         ]
 

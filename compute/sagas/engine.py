@@ -116,6 +116,17 @@ class _Turn:
 
     def _begin(self) -> bool:
         operation = self.operation
+        older = Operation.objects.filter(
+            target_type=operation.target_type,
+            target_id=operation.target_id,
+            state__in=states.OPERATION_OPEN,
+            created_at__lt=operation.created_at,
+        )
+        if older.exists():
+            # A delete that overtook what it waits for would pull the ground from under it.
+            operation.next_attempt_at = self.now + timedelta(seconds=5)
+            operation.save(update_fields=["next_attempt_at"])
+            return False
         if operation.cancel_requested and self.saga.cancellable:
             # Nothing has been begun; what the service took (room, quota) still has to go back.
             operation.started_at = self.now

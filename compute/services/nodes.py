@@ -143,7 +143,7 @@ def _uuids(texts: Sequence[str]) -> list[uuid.UUID]:
 
 def _note_alive(host: Host, report: HostReport) -> None:
     changes: dict[str, Any] = {"last_seen_at": Now(), "boot_id": report.boot_id[:64]}
-    if host.boot_id != report.boot_id[:64]:
+    if host.boot_id and host.boot_id != report.boot_id[:64]:
         changes["booted_at"] = Now()
     if host.observed_state in ("unknown", "suspect", "down", "cleaning"):
         # `fenced` is left by an operator's word alone: a host that was declared dead may still hold stale guests.

@@ -61,7 +61,9 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("fields", "pointer"), WRONG_FIELDS, ids=[f"{json.dumps(fields)[:40]}" for fields, _ in WRONG_FIELDS]
+    ("fields", "pointer"),
+    WRONG_FIELDS,
+    ids=[f"{number}-{'-'.join(fields)}" for number, (fields, _) in enumerate(WRONG_FIELDS)],
 )
 def test_a_wrong_field_is_named(world: World, fields: dict[str, Any], pointer: str) -> None:
     events = AuditEvent.unscoped.count()

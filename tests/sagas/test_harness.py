@@ -13,8 +13,9 @@ import pytest
 
 from compute.models import Allocation, Host, HostCall, Instance, Operation, Port
 from compute.node.drivers.faults import Fault
+from compute.sagas.engine import take_turn
 from compute.sagas.registry import SAGAS
-from compute.sagas.step import HostStep
+from compute.sagas.step import Context, HostStep
 from compute.selectors.invariants import check_all
 from compute.services.hosts import prove_host
 from compute.services.instances_delete import delete_instance
@@ -137,8 +138,6 @@ def _explode(*args: object, **kwargs: object) -> None:
 
 
 def _method_of(cloud: Cloud, operation: Operation, step: int) -> str:
-    from compute.sagas.step import Context
-
     host_step = SAGAS[operation.kind].steps[step]
     assert isinstance(host_step, HostStep)
     order = host_step.call(Context(operation))
@@ -170,8 +169,6 @@ def test_undo_that_fails_once_is_tried_until_clean(cloud: Cloud) -> None:
 
 def test_undo_whose_host_is_gone_becomes_a_debt_that_is_paid_first(cloud: Cloud) -> None:
     operation = _create(cloud)
-    from compute.sagas.engine import take_turn
-
     take_turn(operation.id)
     cloud.node.run_calls()
     take_turn(operation.id)
