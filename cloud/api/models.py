@@ -11,9 +11,9 @@ from tenants.models.ids import new_id
 class IdempotencyKey(models.Model):
     """One key of one actor. `body_hash` covers method, path and body, so that the same key cannot mean two things.
 
-    `status` null: the first request is still running, or died. Operations carry this row's id (`request_key`), written in
-    the transaction of the work itself: if the process died between that commit and storing the answer, the answer is
-    built again from them, and the work is never done twice.
+    `status` null: the first request is still running (it holds an advisory lock then), or died. Operations carry this
+    row's id (`request_key`), written in the transaction of the work itself: if the process died between that commit and
+    storing the answer, the answer is built again from them, and the work is never done twice.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -23,7 +23,6 @@ class IdempotencyKey(models.Model):
     status = models.PositiveSmallIntegerField(null=True)
     headers = models.JSONField(default=dict)
     body = models.JSONField(null=True, encoder=DjangoJSONEncoder, help_text="sealed where the answer holds a secret")
-    locked_until = models.DateTimeField()
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

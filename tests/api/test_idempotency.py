@@ -75,17 +75,16 @@ def test_a_malformed_key_is_refused(world: World, key: str) -> None:
     assert not Instance.unscoped.exists()
 
 
-def _row_of_a_dead_process(world: World, *, minutes_ago: int) -> IdempotencyKey:
+def _row_of_a_dead_process(world: World) -> IdempotencyKey:
     """What a process leaves that took the key, and then died: made by a real request whose answer is taken back."""
     assert _create(world.owner, world, "k").status_code == 202
     row = IdempotencyKey.objects.get()
-    until = timezone.now() - timedelta(minutes=minutes_ago)
-    IdempotencyKey.objects.update(status=None, body=None, headers={}, locked_until=until)
+    IdempotencyKey.objects.update(status=None, body=None, headers={})
     return row
 
 
 def test_death_after_the_commit_does_not_do_the_work_twice(world: World) -> None:
-    row = _row_of_a_dead_process(world, minutes_ago=1)
+    row = _row_of_a_dead_process(world)
     made = Operation.objects.get()
     assert made.request_key == row.id
     again = _create(world.owner, world, "k")
@@ -97,7 +96,7 @@ def test_death_after_the_commit_does_not_do_the_work_twice(world: World) -> None
 
 
 def test_death_before_the_commit_leaves_the_work_to_the_next_request(world: World) -> None:
-    _row_of_a_dead_process(world, minutes_ago=1)
+    _row_of_a_dead_process(world)
     Operation.objects.update(request_key=None)
     assert _create(world.owner, world, "k").status_code == 202
     assert Instance.unscoped.count() == 2
@@ -107,16 +106,38 @@ def test_death_after_a_create_of_many_gives_all_of_them_back(world: World) -> No
     actor = authenticate_token(text=world.owner.token)
     order = world.order(count=3)
     first = world.owner("POST", "instances", order, Idempotency_Key="k").json()
-    IdempotencyKey.objects.update(status=None, body=None, locked_until=timezone.now() - timedelta(minutes=1))
+    IdempotencyKey.objects.update(status=None, body=None)
     again = world.owner("POST", "instances", order, Idempotency_Key="k").json()
     assert [row["id"] for row in again["instances"]] == [row["id"] for row in first["instances"]]
     assert create_instances(actor=actor, tenant=world.tenant, name="x", flavor="nano", image="tiny").instances
     assert Instance.unscoped.count() == 4
 
 
-def test_while_the_first_is_running_the_second_is_told_to_come_back(world: World) -> None:
-    _row_of_a_dead_process(world, minutes_ago=-1)
+@pytest.mark.django_db(transaction=True)
+def test_while_the_first_is_running_the_second_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = build_world()
+    inside, go_on = threading.Event(), threading.Event()
+    original = IdempotencyKey.refresh_from_db
+
+    def held_up(self: IdempotencyKey, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        inside.set()
+        assert go_on.wait(20)
+
+    def first() -> None:
+        answers.append(_create(world.owner, world, "k"))
+        connection.close()
+
+    answers: list[Any] = []
+    monkeypatch.setattr(IdempotencyKey, "refresh_from_db", held_up)
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert inside.wait(20)
     response = _create(world.owner, world, "k")
+    go_on.set()
+    thread.join(timeout=30)
+    assert [answer.status_code for answer in answers] == [202]
+    assert Instance.unscoped.count() == 1
     assert response.status_code == 409
     assert response.json()["code"] == "idempotency_key_in_flight"
     assert response["Retry-After"] == "1"
