@@ -15,10 +15,12 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from cloud.api.schema import build_schema
 from tests.api.conftest import build_world
 
-EXAMPLES = int(os.environ.get("CENOTE_TEST_EXAMPLES", "6"))
+# A case costs some 15 ms here and there are 57 routes: a thirteenth of what pure properties are tried on, 100 at most.
+EXAMPLES = min(100, int(os.environ.get("CENOTE_TEST_EXAMPLES", "80")) // 13)
 CHECKS = (not_a_server_error, response_schema_conformance, content_type_conformance)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("who", ["owner", "operator"])
 def test_no_request_that_can_be_made_up_breaks_the_api(who: str) -> None:
