@@ -20,7 +20,8 @@ KILL_SECONDS = 10.0
 
 
 def find(place: Place) -> dict[int, signal.Signals]:
-    """Return the processes that a supervisord of this cloud started, each with the signal that ends it in good order.
+    """Return the processes that a supervisord of this cloud started, each with the signal that ends it in good order:
+    SIGINT for PostgreSQL and Redis, on which the others lean, SIGTERM for the rest.
 
     To be asked only when no supervisord runs. A process is known by what it was given at its start, never by its name
     alone: several clouds may run on one machine, each with its own PostgreSQL.
@@ -37,27 +38,32 @@ def find(place: Place) -> dict[int, signal.Signals]:
             found[pid] = signal.SIGINT
         elif command[0].endswith(f"redis-server unixsocket:{place.doors / 'redis.sock'}".encode()):
             # Redis writes its title over its environment.
-            found[pid] = signal.SIGTERM
+            found[pid] = signal.SIGINT
         elif name != b"dnsmasq" and mark in _read(pid, "environ").split(b"\0"):
             found[pid] = signal.SIGTERM
     return found
 
 
 def end(place: Place) -> int:
-    """End them, the database in good order; what does not obey is killed. Return how many. Raises SetupError."""
+    """End them in good order; what does not obey is killed. Return how many there were. Raises SetupError."""
     first = find(place)
-    for pid, number in first.items():
-        _send(pid, number)
-    deadline = time.monotonic() + GRACE_SECONDS
-    while alive := find(place):
+    # A worker whose broker is gone before it waits for it at its own end.
+    _end(place, signal.SIGTERM)
+    _end(place, signal.SIGINT)
+    return len(first)
+
+
+def _end(place: Place, kind: signal.Signals) -> None:
+    """End those whose signal is `kind`."""
+    deadline, asked = time.monotonic() + GRACE_SECONDS, set[int]()
+    while alive := {pid for pid, number in find(place).items() if number == kind}:
         late = time.monotonic() - deadline
         if late > KILL_SECONDS:
             raise SetupError(f"Processes of an earlier run do not end: {sorted(alive)}")
-        if late > 0:
-            for pid in alive:
-                _send(pid, signal.SIGKILL)
+        for pid in alive if late > 0 else alive - asked:
+            _send(pid, signal.SIGKILL if late > 0 else kind)
+        asked |= alive
         time.sleep(0.1)
-    return len(first)
 
 
 def _read(pid: int, name: str) -> bytes:
