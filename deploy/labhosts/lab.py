@@ -74,8 +74,8 @@ def _programs(prefix: str, enter: str) -> list[Program]:
     ]
 
 
-def bring_up(place: Place, supervisor: Supervisor, host: LabHost, *, count: int) -> None:
-    """Have a host exist, be joined, and run. What is so already is left alone."""
+def bring_up(place: Place, supervisor: Supervisor, host: LabHost, *, count: int) -> bool:
+    """Have a host exist, be joined, and run. What is so already is left alone. Return whether it was off before."""
     namespaces.make_switch(place)
     rebooted = not host.exists()
     namespaces.make_host(host)
@@ -103,6 +103,7 @@ def bring_up(place: Place, supervisor: Supervisor, host: LabHost, *, count: int)
     supervisor.start(f"{host.name}-virtlogd", f"{host.name}-libvirtd")
     _wait_for_libvirt(host)
     supervisor.start(f"{host.name}-node")
+    return rebooted
 
 
 def _wait_for_libvirt(host: LabHost) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ BUILDERS = {"tiny": "build-tiny-vm", "tiny-container": "build-tiny-container"}
 FIRST = (("first-vm", "tiny", "micro"), ("first-container", "tiny-container", "nano"))
 HOST_SECONDS = 300
 GUEST_SECONDS = 300
+GUESTS_BACK_SECONDS = 120
 
 
 def build_images(place: Place) -> None:
@@ -127,6 +129,29 @@ def wait_for_hosts(place: Place, operator: Api, names: list[str]) -> None:
                 f"{n}: {rows[n]['admin_state']}/{rows[n]['observed_state']}" for n in missing if n in rows
             )
             raise SetupError(f"hosts are not in service after {HOST_SECONDS} s: {states or missing}")
+        print(".", end="", file=sys.stderr, flush=True)
+        time.sleep(1)
+
+
+def wait_for_guests(operator: Api, *, since: datetime) -> None:
+    """Wait until the guests that should run were seen running after `since`: their hosts have just been switched on.
+
+    A guest that does not come back is the reconcilers' matter and the console's, not a reason to stop set-up.
+    """
+    deadline = time.monotonic() + GUESTS_BACK_SECONDS
+    while True:
+        rows = operator.get("/instances", limit=200)["items"]
+        away = [
+            row["name"]
+            for row in rows
+            if (row["state"], row["desired_power"]) == ("active", "running")
+            and not (row["power"] == "running" and datetime.fromisoformat(row["power_observed_at"]) > since)
+        ]
+        if not away:
+            return
+        if time.monotonic() > deadline:
+            print(f" still starting: {', '.join(away[:5])}", end="", file=sys.stderr, flush=True)
+            return
         print(".", end="", file=sys.stderr, flush=True)
         time.sleep(1)
 

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.labhosts import lab
@@ -81,14 +82,17 @@ def _bring_up(place: Place, count: int | None, *, guests: bool) -> None:
         secrets = demo.seed(place)
     hosts = demo.lab_hosts(place, count)
     with progress.step(f"Lab of {len(hosts)} hosts"):
+        began, rebooted = datetime.now(UTC), False
         for host in hosts:
-            lab.bring_up(place, supervisor, host, count=len(hosts))
+            rebooted |= lab.bring_up(place, supervisor, host, count=len(hosts))
             if fresh:
                 supervisor.restart(f"{host.name}-node")
         demo.lab_complete(place)
     operator, tenant = demo.Api(place, secrets["operator_token"]), demo.Api(place, secrets["token"])
     with progress.step("Hosts prove themselves (they boot real guests)"):
         demo.wait_for_hosts(place, operator, [host.name for host in hosts])
+        if rebooted:
+            demo.wait_for_guests(operator, since=began)
     with progress.step("First VM and first container"):
         key = demo.make_key(place, tenant)
         demo.write_demo_env(place, secrets, key)
