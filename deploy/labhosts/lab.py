@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ from deploy.steps.progress import SetupError, run
 from deploy.steps.supervisor import Program, Supervisor
 
 LIBVIRT_SECONDS = 40
+GUESTS_SECONDS = 20
+URIS = ("qemu:///system", "lxc:///system")
 
 
 def hosts(place: Place) -> list[LabHost]:
@@ -108,7 +111,7 @@ def bring_up(place: Place, supervisor: Supervisor, host: LabHost, *, count: int)
 
 def _wait_for_libvirt(host: LabHost) -> None:
     deadline = time.monotonic() + LIBVIRT_SECONDS
-    for uri in ("qemu:///system", "lxc:///system"):
+    for uri in URIS:
         while True:
             done = subprocess.run(
                 [*host.enter(), "virsh", "-c", uri, "version"], capture_output=True, text=True, check=False
@@ -120,6 +123,37 @@ def _wait_for_libvirt(host: LabHost) -> None:
                 tail = log.read_text(errors="replace")[-1200:] if log.exists() else ""
                 raise SetupError(f"libvirt of {host.name} does not answer for {uri}: {done.stderr.strip()}\n{tail}")
             time.sleep(0.2)
+
+
+def shut_down_guests(supervisor: Supervisor, hosts_on: list[LabHost]) -> int:
+    """Ask every guest of these hosts to shut down, as a machine does before it goes off. Return how many did not.
+
+    The node workers end first: they would take a guest that stops for one to be started again.
+    """
+    supervisor.stop(*(f"{host.name}-node" for host in hosts_on))
+    for host in hosts_on:
+        for uri, name in _guests(host):
+            subprocess.run([*host.enter(), "virsh", "-c", uri, "shutdown", name], capture_output=True, check=False)
+    deadline = time.monotonic() + GUESTS_SECONDS
+    while (left := sum(len(_guests(host)) for host in hosts_on)) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    return left
+
+
+def _guests(host: LabHost) -> list[tuple[str, str]]:
+    """Return URI and name of each running guest; none where libvirt does not answer."""
+    found = []
+    for uri in URIS:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                [*host.enter(), "virsh", "-c", uri, "list", "--name"],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
+            )
+            found += [(uri, name) for name in done.stdout.split()]
+    return found
 
 
 def power_off(supervisor: Supervisor, host: LabHost) -> int:

@@ -35,6 +35,10 @@ def _take_down(place: Place, progress: Progress, *, purge: bool, for_reboot: boo
     if service.has_systemd() and not for_reboot:
         service.disable(service.cloud_unit(place)[0])
     with progress.step("Lab hosts and their guests"):
+        if supervisor.running() and not purge:
+            left = lab.shut_down_guests(supervisor, [host for host in lab.hosts(place) if host.exists()])
+            if left:
+                print(f" {left} did not shut down in time:", end="", file=sys.stderr, flush=True)
         for host in lab.hosts(place):
             lab.power_off(supervisor, host) if supervisor.running() else namespaces.end_processes(host)
             namespaces.unmake(host)
