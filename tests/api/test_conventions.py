@@ -12,7 +12,7 @@ from django.db import OperationalError, connection
 from cloud.problems import STATUSES
 from compute.models import Flavor, Operation
 from tenants.errors import DomainError
-from tests.api.conftest import World, build_world
+from tests.api.conftest import World
 from tests.factories.compute import make_flavor
 
 
@@ -143,26 +143,6 @@ def test_too_many_requests_are_told_when_to_come_back(world: World, monkeypatch:
     assert response.json()["code"] == "throttled"
     assert int(response["Retry-After"]) > 0
     assert world.mine["viewer"]("GET", "me").status_code == 200
-
-
-@pytest.mark.django_db(transaction=True)
-def test_wait_answers_as_soon_as_the_operation_has_ended() -> None:
-    world = build_world()
-    operation = world.owner.ok("POST", "instances", world.order(), status=202)["operation"]
-    began = time.monotonic()
-
-    def end() -> None:
-        Operation.objects.update(state="succeeded")
-        connection.close()
-
-    timer = threading.Timer(0.7, end)
-    timer.start()
-    shown = world.owner.ok("GET", f"operations/{operation['id']}?wait=20")
-    took = time.monotonic() - began
-    timer.join()
-    assert shown["state"] == "succeeded"
-    assert shown["progress"] == 100
-    assert 0.5 < took < 5
 
 
 def test_wait_gives_up_when_the_time_is_over(world: World) -> None:

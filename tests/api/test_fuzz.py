@@ -15,8 +15,8 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from cloud.api.schema import build_schema
 from tests.api.conftest import build_world
 
-# A case costs some 15 ms here and there are 57 routes: a thirteenth of what pure properties are tried on, 100 at most.
-EXAMPLES = min(100, int(os.environ.get("CENOTE_TEST_EXAMPLES", "80")) // 13)
+# A case costs some 15 ms here and there are 57 routes: a twentieth of what pure properties are tried on, 100 at most.
+EXAMPLES = min(100, int(os.environ.get("CENOTE_TEST_EXAMPLES", "80")) // 20)
 CHECKS = (not_a_server_error, response_schema_conformance, content_type_conformance)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from cloud.api.models import IdempotencyKey
@@ -15,7 +13,7 @@ from compute.models import Instance, Operation
 from compute.services.instances_create import create_instances
 from tenants.models import ApiToken
 from tenants.services.tokens import authenticate_token
-from tests.api.conftest import Caller, World, build_world
+from tests.api.conftest import Caller, World
 from tests.factories.tenants import make_token
 
 
@@ -113,36 +111,6 @@ def test_death_after_a_create_of_many_gives_all_of_them_back(world: World) -> No
     assert Instance.unscoped.count() == 4
 
 
-@pytest.mark.django_db(transaction=True)
-def test_while_the_first_is_running_the_second_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = build_world()
-    inside, go_on = threading.Event(), threading.Event()
-    original = IdempotencyKey.refresh_from_db
-
-    def held_up(self: IdempotencyKey, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        inside.set()
-        assert go_on.wait(20)
-
-    def first() -> None:
-        answers.append(_create(world.owner, world, "k"))
-        connection.close()
-
-    answers: list[Any] = []
-    monkeypatch.setattr(IdempotencyKey, "refresh_from_db", held_up)
-    thread = threading.Thread(target=first)
-    thread.start()
-    assert inside.wait(20)
-    response = _create(world.owner, world, "k")
-    go_on.set()
-    thread.join(timeout=30)
-    assert [answer.status_code for answer in answers] == [202]
-    assert Instance.unscoped.count() == 1
-    assert response.status_code == 409
-    assert response.json()["code"] == "idempotency_key_in_flight"
-    assert response["Retry-After"] == "1"
-
-
 def test_after_a_day_a_key_is_fresh_again(world: World) -> None:
     _create(world.owner, world, "k")
     IdempotencyKey.objects.update(created_at=timezone.now() - timedelta(hours=25))
@@ -156,27 +124,3 @@ def test_a_tokens_text_is_kept_nowhere_in_clear(world: World) -> None:
     assert text not in str(IdempotencyKey.objects.values_list("body", flat=True).get())
     assert world.owner("POST", "tokens", {"name": "ci"}, Idempotency_Key="k").json()["token"] == text
     assert ApiToken.unscoped.filter(name="ci").count() == 1
-
-
-@pytest.mark.django_db(transaction=True)
-def test_of_many_at_once_one_does_the_work() -> None:
-    world = build_world()
-    start = threading.Barrier(8)
-    answers: list[Any] = []
-
-    def one() -> None:
-        start.wait()
-        answers.append(_create(world.owner, world, "k"))
-        connection.close()
-
-    threads = [threading.Thread(target=one) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=30)
-    codes = sorted(answer.status_code for answer in answers)
-    assert len(codes) == 8
-    assert set(codes) <= {202, 409}
-    assert codes[0] == 202
-    assert Instance.unscoped.count() == 1
-    assert len({answer.json()["operation"]["id"] for answer in answers if answer.status_code == 202}) == 1

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from django.db import transaction
 from django.test import override_settings
 
 from cloud.api.routes import Route
@@ -18,7 +16,7 @@ from cloud.api.v1.urls import urlpatterns
 from compute.models import Decision, Domain, Host, Instance, Keypair, Operation
 from tenants import roles
 from tenants.models import ApiToken, AuditEvent, Membership, Quota, Tenant, User
-from tests.api.conftest import ROLES, Caller, World, build_world
+from tests.api.conftest import ROLES, Caller, World, build_world, undone
 from tests.api.matrix import KEY, ROWS, Row, Things
 from tests.factories.compute import make_host
 from tests.factories.tenants import make_member, make_tenant, make_token, make_user
@@ -63,16 +61,6 @@ def test_every_route_has_its_row_and_every_row_its_route() -> None:
     assert set(names) == set(ROWS)
     by_name = {item.route.name: item.method for item in declared() if item.route is not None}
     assert {name: row.method for name, row in ROWS.items()} == by_name
-
-
-@contextmanager
-def undone() -> Iterator[None]:
-    """Whatever happens inside is rolled back; services that insist on a transaction of their own are let in."""
-    atom = transaction.atomic()
-    atom._from_testcase = True  # type: ignore[attr-defined]
-    with atom:
-        yield
-        transaction.set_rollback(True)
 
 
 def build_things() -> Things:

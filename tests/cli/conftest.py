@@ -1,18 +1,22 @@
-"""The `cenote` command as a process of its own, against the API served by this one."""
+"""The `cenote` command against the API, which this process serves."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from cloud.cli.app import app
 from tests.api.conftest import World, build_world
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,6 +42,21 @@ class Cli:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __call__(self, *arguments: str, code: int = 0, stdin: str = "", **env: str) -> Ran:
+        """Run it inside this process: the same program without its start."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, {**self.env, **env}, clear=True),
+            mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+            redirect_stdout(out),
+            redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            app(list(arguments), prog_name="cenote")
+        assert ended.value.code == code, (ended.value.code, out.getvalue(), err.getvalue())
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    def process(self, *arguments: str, code: int = 0, stdin: str = "", **env: str) -> Ran:
+        """Run it as people do."""
         done = subprocess.run(
             [sys.executable, "-m", "cloud.cli", *arguments],
             env={**self.env, **env},

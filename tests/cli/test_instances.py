@@ -117,7 +117,6 @@ def test_the_same_key_again_makes_nothing_twice(cli: Cli) -> None:
 
 def test_delete_asks_first(cli: Cli) -> None:
     cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait")
-    Operation.objects.update(state="running")
     refused = cli("instance", "delete", "web", code=2)
     assert "--yes" in refused.err
     assert "deleting web" in cli("instance", "delete", "web", "--yes", "--no-wait").err

@@ -6,6 +6,7 @@ import json
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable
 
 from tests.api.conftest import World
@@ -118,3 +119,10 @@ def test_a_delete_whose_answer_is_lost_is_not_sent_again(cli: Cli) -> None:
     ran = cli("keypair", "delete", "laptop", "--yes", code=1, CENOTE_URL=url)
     assert len(seen) == 1
     assert "see whether it was done" in ran.err
+
+
+def test_it_runs_as_a_program_of_its_own_and_starts_quickly(cli: Cli) -> None:
+    began = time.monotonic()
+    assert cli.process("flavor", "list", "-o", "name").out == "nano\n"
+    assert cli.process("nosuchnoun", code=2).out == ""
+    assert time.monotonic() - began < 10

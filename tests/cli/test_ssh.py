@@ -24,7 +24,9 @@ def test_ssh_gets_address_user_key_proxy_and_command(cli: Cli, world: World, tmp
     address = _prepare(cli, world)
     heard = tmp_path / "heard"
     proxy = f"echo %h %p >> {heard}; printf SSH-2.0-x; cat"
-    ran = cli("ssh", "web", "--", "uname", "-a", code=7, CENOTE_SSH_KEY="/k", CENOTE_SSH_PROXY=f"sh -c '{proxy}'")
+    ran = cli.process(
+        "ssh", "web", "--", "uname", "-a", code=7, CENOTE_SSH_KEY="/k", CENOTE_SSH_PROXY=f"sh -c '{proxy}'"
+    )
     arguments = ran.out.splitlines()
     assert arguments[-3:] == [f"debian@{address}", "uname", "-a"]
     assert f"ProxyCommand=sh -c '{proxy}'" in arguments
@@ -36,7 +38,7 @@ def test_ssh_gets_address_user_key_proxy_and_command(cli: Cli, world: World, tmp
 
 def test_ssh_waits_for_the_guest_and_gives_up_with_5(cli: Cli, world: World) -> None:
     _prepare(cli, world)
-    ran = cli("instance", "ssh", "web", "--patience", "0.5", code=5, CENOTE_SSH_PROXY="false")
+    ran = cli.process("instance", "ssh", "web", "--patience", "0.5", code=5, CENOTE_SSH_PROXY="false")
     assert "waiting for web" in ran.err
     assert "console-log" in ran.err
 
