@@ -173,6 +173,8 @@ def _note_domains(host: Host, reports: Sequence[DomainReport], disks: Sequence[s
         if report.instance_id is not None and report.instance_id not in ours
     ]
     with transaction.atomic():
+        # The host's row before its domains', as the end of a delete takes them: else the two wait for each other.
+        Host.objects.select_for_update(of=("self",), no_key=True).get(id=host.id)
         current = {str(row.instance_id): row for row in Domain.objects.filter(host=host).select_for_update()}
         for instance_id, report in seen.items():
             row = current.get(instance_id or "")
