@@ -51,7 +51,7 @@ def problem_handler(error: Exception, context: dict[str, Any]) -> Response:
             status=503,
             code="database_unavailable",
             title="Try again",
-            detail="The database is busy or unavailable. Nothing was changed; try again.",
+            detail="The database is busy or unavailable. Try again; with an Idempotency-Key nothing is done twice.",
             request_id=request_id,
             retryable=True,
         )
