@@ -1,0 +1,60 @@
+"""A heartbeat and the end of a delete meet on the same rows; neither may end the other."""
+
+from __future__ import annotations
+
+import threading
+
+from django.db import connection, transaction
+
+from compute.models import Domain, Host
+from compute.services import nodes
+from tests.factories.compute import make_host
+from tests.sagas.conftest import Cloud
+
+
+def test_a_report_waits_for_the_end_of_a_delete(cloud: Cloud) -> None:
+    instance = cloud.create_running()
+    cloud.node.beat()
+    reports = cloud.node.driver.list_domains()
+    failures: list[Exception] = []
+    begun = threading.Event()
+
+    def report() -> None:
+        try:
+            begun.set()
+            nodes._note_domains(cloud.host, reports, None)
+        except Exception as error:
+            failures.append(error)
+        finally:
+            connection.close()
+
+    reporter = threading.Thread(target=report)
+    with transaction.atomic():
+        # The order in which the end of a delete takes them: the host's room first, the domain's row last.
+        Host.objects.select_for_update(of=("self",)).get(id=cloud.host.id)
+        reporter.start()
+        begun.wait(5)
+        reporter.join(1.0)
+        Domain.objects.filter(instance=instance).delete()
+    reporter.join(10)
+    assert not reporter.is_alive()
+    assert failures == []
+
+
+def test_a_report_does_not_wait_for_another_hosts_delete(cloud: Cloud) -> None:
+    other = make_host(cloud.pool)
+    cloud.create_running()
+    reports = cloud.node.driver.list_domains()
+    done = threading.Event()
+
+    def report() -> None:
+        nodes._note_domains(cloud.host, reports, None)
+        done.set()
+        connection.close()
+
+    with transaction.atomic():
+        Host.objects.select_for_update(of=("self",)).get(id=other.id)
+        thread = threading.Thread(target=report)
+        thread.start()
+        assert done.wait(5)
+    thread.join(5)
