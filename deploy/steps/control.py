@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import secrets
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+
+import httpx
 
 from compute import pki
 from deploy.steps.files import env_text, read_env, write
@@ -29,6 +28,8 @@ def make_secrets(place: Place) -> dict[str, str]:
     known = read_env(file)
     database_password = known.get("CENOTE_DATABASE_PASSWORD") or secrets.token_urlsafe(24)
     broker_password = known.get("CENOTE_BROKER_PASSWORD") or secrets.token_urlsafe(24)
+    # An address that somebody gave the cloud stays; its own follows the port.
+    own_url = known.get("CENOTE_URL", "http://127.0.0.1:").startswith("http://127.0.0.1:")
     values = {
         "CENOTE_SECRET_KEY": known.get("CENOTE_SECRET_KEY") or secrets.token_urlsafe(48),
         "CENOTE_DATABASE_PASSWORD": database_password,
@@ -36,7 +37,7 @@ def make_secrets(place: Place) -> dict[str, str]:
         "CENOTE_DATABASE_URL": f"postgres://cenote:{database_password}@/{place.private / 'postgres'}/cenote",
         "CENOTE_REDIS_URL": f"redis+socket://control:{broker_password}@{place.doors / 'redis.sock'}",
         "CENOTE_NODE_BROKER_URL": "redis+socket://{user}:{password}@" + str(place.doors / "redis.sock"),
-        "CENOTE_URL": known.get("CENOTE_URL") or place.url,
+        "CENOTE_URL": place.url if own_url else known["CENOTE_URL"],
         "CENOTE_ALLOWED_HOSTS": known.get("CENOTE_ALLOWED_HOSTS") or "127.0.0.1,localhost,nodeapi",
         "CENOTE_STATE_DIR": str(place.state),
         "CENOTE_LAB": known.get("CENOTE_LAB") or "1",
@@ -236,6 +237,8 @@ def start_stores(place: Place, supervisor: Supervisor) -> None:
 
 def start_services(place: Place, supervisor: Supervisor, *, fresh: bool) -> None:
     """Start web, worker, relay and beat; restart them when `fresh` code or settings ask for it. Wait until ready."""
+    if supervisor.status().get("web") != "RUNNING" and _taken(place.port):
+        raise SetupError(f"Another program has port {place.port} of 127.0.0.1: choose one with CENOTE_PORT.")
     names = ["web", "worker", "relay", "beat", *(["door"] if environment(place).get(DOOR) else [])]
     if fresh:
         supervisor.restart(*names)
@@ -245,10 +248,22 @@ def start_services(place: Place, supervisor: Supervisor, *, fresh: bool) -> None
 
 
 def _ready(place: Place) -> bool:
+    """Ask through the cloud's own socket: at the port another cloud of this machine might answer."""
     try:
-        with urllib.request.urlopen(f"{place.url}/health/ready", timeout=5) as answer:
-            return bool(json.load(answer).get("status") == "ok")
-    except (urllib.error.URLError, OSError, ValueError):
+        transport = httpx.HTTPTransport(uds=str(place.doors / "web.sock"))
+        with httpx.Client(transport=transport, base_url="http://nodeapi", timeout=5) as client:
+            return bool(client.get("/health/ready").json().get("status") == "ok")
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+def _taken(port: int) -> bool:
+    with socket.socket(socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
         return False
 
 
