@@ -60,7 +60,7 @@ def test_a_lost_doorbell_costs_one_sweep(worker: Worker, control: Control) -> No
         call = a_call("instance.prepare", an_id())
         control.order(call)
         took = wait_for(partial(control.answered, call), 5, "a sweep")
-        assert took < 1.6
+        assert took < 2.5  # a sweep each second, and a busy machine
 
 
 def test_forged_and_doubled_messages_change_nothing(worker: Worker, control: Control, broker: Broker) -> None:
