@@ -23,6 +23,7 @@ need_root_and_debian() {
 install_packages() {
     local wanted missing=() name
     # One at a time: another command's run must not take this one's policy away.
+    mkdir -p /run/lock
     exec 8>/run/lock/cenote-packages
     flock 8
     release_services
