@@ -79,6 +79,13 @@ def _programs(prefix: str, enter: str) -> list[Program]:
 
 def bring_up(place: Place, supervisor: Supervisor, host: LabHost, *, count: int) -> bool:
     """Have a host exist, be joined, and run. What is so already is left alone. Return whether it was off before."""
+    was_off = start_libvirt(place, supervisor, host, count=count)
+    start_node(supervisor, host)
+    return was_off
+
+
+def start_libvirt(place: Place, supervisor: Supervisor, host: LabHost, *, count: int) -> bool:
+    """The first half of `bring_up`. It does not wait for libvirt, so that several hosts' can look at QEMU at once."""
     namespaces.make_switch(place)
     rebooted = not host.exists()
     namespaces.make_host(host)
@@ -104,9 +111,13 @@ def bring_up(place: Place, supervisor: Supervisor, host: LabHost, *, count: int)
     if changed:
         supervisor.apply()
     supervisor.start(f"{host.name}-virtlogd", f"{host.name}-libvirtd")
+    return rebooted
+
+
+def start_node(supervisor: Supervisor, host: LabHost) -> None:
+    """The second half of `bring_up`: the node worker, once libvirt answers."""
     _wait_for_libvirt(host)
     supervisor.start(f"{host.name}-node")
-    return rebooted
 
 
 def _wait_for_libvirt(host: LabHost) -> None:

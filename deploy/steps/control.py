@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import secrets
 import socket
 import time
@@ -100,21 +101,19 @@ def as_postgres(*command: str | Path, stdin: str | None = None, timeout: float =
     return run(REPO / "deploy" / "as-postgres", *command, stdin=stdin, timeout=timeout)
 
 
-def make_database(place: Place, password: str) -> None:
+def make_database(place: Place) -> None:
     """Make the cluster: reached through a socket in a closed directory, and by password only. Durable as shipped."""
     data, sockets = place.state / "postgres", place.private / "postgres"
     if not (data / "made").exists():
         # Without the mark the last try was cut off before anything of value was in it.
         run("rm", "-rf", data)
         run("install", "-d", "-m", "0700", "-o", "postgres", "-g", "postgres", data)
-        secret = place.private / ".postgres-password"
-        write(secret, password + "\n", mode=0o600)
-        run("chown", "postgres", secret)
         as_postgres(
-            *(_postgres_bin() / "initdb", "-D", data, "-U", "cenote", "--auth=scram-sha-256", "--encoding=UTF8"),
-            *("--locale=C.UTF-8", f"--pwfile={secret}"),
+            *(_postgres_bin() / "initdb", "-D", data, "-U", "postgres", "--auth=peer", "--encoding=UTF8"),
+            "--locale=C.UTF-8",
         )
-        secret.unlink()
+        # The superuser is whoever is postgres on this machine; the cloud's own role comes in by password.
+        write(data / "pg_hba.conf", "local all postgres peer\nlocal all all scram-sha-256\n", mode=0o644)
         (data / "made").touch()
     run("install", "-d", "-m", "0700", "-o", "postgres", "-g", "postgres", sockets)
     settings = f"""# Written by deploy/up.
@@ -214,25 +213,55 @@ def start_stores(place: Place, supervisor: Supervisor) -> None:
     supervisor.start("postgres", "redis")
     _wait(lambda: (place.private / "postgres" / ".s.PGSQL.5432").exists(), 60, "PostgreSQL", place.log / "postgres.log")
     _wait(lambda: _answers(place.doors / "redis.sock"), 30, "Redis", place.log / "redis.log")
-    values = read_env(place.state / "cloud.env")
-    client = {"PGPASSWORD": values["CENOTE_DATABASE_PASSWORD"], "PATH": os.environ["PATH"]}
-    sockets = str(place.private / "postgres")
+    password = read_env(place.state / "cloud.env")["CENOTE_DATABASE_PASSWORD"]
     deadline = time.monotonic() + 60
-    while True:
+    while not _opens(place, password):
         try:
-            there = run(
-                *("psql", "-qAt", "-h", sockets, "-U", "cenote", "-d", "postgres"),
-                *("-c", "SELECT 1 FROM pg_database WHERE datname = 'cenote'"),
-                env=client,
-            )
-            break
+            _make_role(place, password)
         except SetupError:
             # Recovery after a crash takes a moment; the socket is there before it ends.
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.3)
-    if not there.strip():
-        run("createdb", "-h", sockets, "-U", "cenote", "cenote", env=client)
+
+
+def _opens(place: Place, password: str) -> bool:
+    """Return whether the cloud's role gets into its database."""
+    try:
+        run(
+            *("psql", "-qAt", "-h", place.private / "postgres", "-U", "cenote", "-d", "cenote", "-c", "SELECT 1"),
+            env={"PGPASSWORD": password, "PATH": os.environ["PATH"]},
+        )
+    except SetupError:
+        return False
+    return True
+
+
+def _make_role(place: Place, password: str) -> None:
+    """Make the cloud's role, which is no superuser (an injection must reach neither files nor programs), and its database."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", password):
+        raise SetupError("CENOTE_DATABASE_PASSWORD in cloud.env may hold letters, digits, - and _ only.")
+    as_postgres(
+        *(
+            "psql",
+            "-qAt",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            place.private / "postgres",
+            "-U",
+            "postgres",
+            "-d",
+            "postgres",
+        ),
+        # On standard input: arguments are for all to see.
+        stdin=f"""SELECT 'CREATE ROLE cenote LOGIN' WHERE NOT EXISTS
+    (SELECT 1 FROM pg_roles WHERE rolname = 'cenote') \\gexec
+ALTER ROLE cenote PASSWORD '{password}';
+SELECT 'CREATE DATABASE cenote OWNER cenote' WHERE NOT EXISTS
+    (SELECT 1 FROM pg_database WHERE datname = 'cenote') \\gexec
+""",
+    )
 
 
 def start_services(place: Place, supervisor: Supervisor, *, fresh: bool) -> None:

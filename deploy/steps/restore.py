@@ -64,7 +64,7 @@ def restore(place: Place, file: Path) -> None:
         _move_paths(place, str(manifest["state"]))
     with progress.step("Database"):
         values = control.make_secrets(place)
-        control.make_database(place, values["CENOTE_DATABASE_PASSWORD"])
+        control.make_database(place)
         control.make_broker(place, values["CENOTE_BROKER_PASSWORD"])
         supervisor.configure("control", control.programs(place))
         try:

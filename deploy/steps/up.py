@@ -60,7 +60,7 @@ def _bring_up(place: Place, count: int | None, *, guests: bool) -> None:
     with progress.step("Secrets"):
         values = control.make_secrets(place)
     with progress.step("PostgreSQL and Redis"):
-        control.make_database(place, values["CENOTE_DATABASE_PASSWORD"])
+        control.make_database(place)
         control.make_broker(place, values["CENOTE_BROKER_PASSWORD"])
         changed = supervisor.configure("control", control.programs(place))
         supervisor.ensure()
@@ -82,10 +82,12 @@ def _bring_up(place: Place, count: int | None, *, guests: bool) -> None:
         secrets = demo.seed(place)
     hosts = demo.lab_hosts(place, count)
     with progress.step(f"Lab of {len(hosts)} hosts"):
-        began, rebooted = datetime.now(UTC), False
+        began, rebooted, before = datetime.now(UTC), False, supervisor.status()
         for host in hosts:
-            rebooted |= lab.bring_up(place, supervisor, host, count=len(hosts))
-            if fresh:
+            rebooted |= lab.start_libvirt(place, supervisor, host, count=len(hosts))
+        for host in hosts:
+            lab.start_node(supervisor, host)
+            if fresh and before.get(f"{host.name}-node") == "RUNNING":
                 supervisor.restart(f"{host.name}-node")
         demo.lab_complete(place)
     operator, tenant = demo.Api(place, secrets["operator_token"]), demo.Api(place, secrets["token"])
