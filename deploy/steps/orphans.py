@@ -34,6 +34,9 @@ def find(place: Place) -> dict[int, signal.Signals]:
         pid = int(entry)
         command = _read(pid, "cmdline").split(b"\0")
         name = os.path.basename(command[0])
+        if not name:
+            # In the middle of its exec: what it will be cannot be told yet, and it might be a guest's DHCP server.
+            continue
         if name == b"postgres" and command[1:3] == [b"-D", str(place.state / "postgres").encode()]:
             found[pid] = signal.SIGINT
         elif command[0].endswith(f"redis-server unixsocket:{place.doors / 'redis.sock'}".encode()):

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +34,9 @@ def start() -> Iterator[Start]:
         if place is not None:
             env["SUPERVISOR_SERVER_URL"] = f"unix://{place.private / 'supervisor.sock'}"
         started.append(subprocess.Popen(command, env=env, executable=executable, stdout=subprocess.PIPE))
+        # Popen returns a moment before the kernel has laid out the new command line.
+        while not Path(f"/proc/{started[-1].pid}/cmdline").read_bytes():
+            time.sleep(0.01)
         return started[-1]
 
     yield run
