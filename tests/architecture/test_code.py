@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands, load_command_class
 
+from compute.node.drivers import registry
+
 REPO = Path(__file__).resolve().parents[2]
 FOLDERS = ("cloud", "compute", "tenants", "deploy")
 SQL = re.compile(r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE|ALTER|DROP|GRANT|LISTEN|NOTIFY|SET) ")
@@ -100,6 +102,34 @@ def test_a_message_is_a_doorbell_and_flow_is_not_hidden() -> None:
 )
 def test_control_a_breach_is_found(rule, code: str) -> None:
     assert rule(code)
+
+
+def called_in(code: str) -> set[str]:
+    """Return what is called as `module.function(...)`: the modules' names."""
+    return {
+        node.func.value.id
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)
+    }
+
+
+def test_every_reconciler_is_called_by_beat() -> None:
+    modules = {file.stem for file in (REPO / "compute" / "reconcilers").glob("*.py")} - {"__init__"}
+    assert len(modules) > 3
+    assert modules - called_in((REPO / "compute" / "tasks" / "periodic.py").read_text()) == set()
+
+
+def test_every_driver_passes_the_contract() -> None:
+    """A driver's test is called after it, and inherits the contract for VMs and for containers."""
+    for name in registry.NAMES:
+        inherits = [
+            file.name
+            for file in (REPO / "tests" / "drivers").glob(f"test_{name}*.py")
+            for node in ast.parse(file.read_text()).body
+            if isinstance(node, ast.ClassDef)
+            and any(isinstance(base, ast.Name) and base.id == "DriverContract" for base in node.bases)
+        ]
+        assert len(inherits) > 1, name
 
 
 def test_every_management_command_has_help() -> None:

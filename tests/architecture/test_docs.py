@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from compute.selectors.invariants import CHECKS
+
 REPO = Path(__file__).resolve().parents[2]
-PAGES = sorted([REPO / "README.md", REPO / "deploy" / "README.md", *(REPO / "docs").rglob("*.md")])
+PAGES = sorted(
+    [REPO / "README.md", REPO / "deploy" / "README.md", REPO / "CONTRIBUTING.md", *(REPO / "docs").rglob("*.md")]
+)
 REFERENCE = re.compile(r"`((?:cloud|compute|tenants|deploy|tests)/[\w./-]+\.py):([A-Za-z_][\w.]*)`")
 FILE = re.compile(r"`((?:cloud|compute|tenants|deploy|tests)/[\w./-]+\.(?:py|md|sh|yaml|txt|toml))`")
 LINK = re.compile(r"\]\(([^)#:]+)\)")
@@ -50,6 +54,26 @@ def faults_of(text: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 def test_everything_a_page_names_exists(page: Path) -> None:
     assert faults_of(page.read_text(), page.parent) == []
+
+
+def test_the_invariants_in_the_page_are_those_of_the_audit() -> None:
+    rows = re.findall(r"^\| (I\d+) \|", (REPO / "docs" / "reliability.md").read_text(), re.MULTILINE)
+    assert rows == list(dict.fromkeys(check.invariant for check in CHECKS))
+
+
+def test_the_changelog_names_every_fragment() -> None:
+    named = set(re.findall(r"docs/changes/([\w-]+\.md)", (REPO / "CHANGELOG.md").read_text()))
+    assert named == {file.name for file in (REPO / "docs" / "changes").glob("*.md")}
+
+
+def test_decisions_are_numbered_and_say_context_decision_and_consequences() -> None:
+    files = sorted((REPO / "docs" / "adr").glob("*.md"))
+    assert [file.name[:4] for file in files] == [f"{number:04}" for number in range(1, len(files) + 1)]
+    for file in files:
+        text = file.read_text()
+        assert text.startswith(f"# {file.name[:4]}. ")
+        places = [text.find(f"**{part}.**") for part in ("Context", "Decision", "Consequences")]
+        assert -1 < places[0] < places[1] < places[2], file.name
 
 
 def test_the_road_of_a_create_names_many_places() -> None:
