@@ -325,15 +325,8 @@ class _Turn:
                 self._undone()
                 return True
             error = answer.get("error") or {}
-            operation.attempts += 1
-            if answer.get("outcome") == "never" and error.get("code") != "stale_token":
-                # A host that says "never" to taking something away is a case no rule covers: nothing is guessed.
-                operation.error = {**(operation.error or {}), "detail": f"undo of {step.name}: {error.get('message')}"}
-                self._save()
-                move(operation, "stuck")
-                return False
-            operation.next_attempt_at = self.now + timedelta(seconds=min(15, 2**operation.attempts))
-            return False
+            refused = answer.get("outcome") == "never" and error.get("code") != "stale_token"
+            return self._undo_again(step, error.get("message") or "the host gave no reason", last=refused)
         lost = call.state == "taken" and call.lease_until is not None and call.lease_until < self.now
         patience = call.created_at + timedelta(seconds=UNDO_PATIENCE_SECONDS)
         if (call.state == "waiting" or lost) and (self.now >= patience or self._host_is_down(call.host_id)):
@@ -345,8 +338,24 @@ class _Turn:
             return True
         if lost:
             _supersede(call)
-            return True
+            return self._undo_again(step, "the host stopped reporting this call", last=False)
         operation.next_attempt_at = self.now + timedelta(seconds=5)
+        return False
+
+    def _undo_again(self, step: HostStep, message: str, *, last: bool) -> bool:
+        """Send the undo again after a pause; after too many tries, or a "never", the operation is stuck.
+
+        A host that is there and cannot take something away is a case no rule covers: room and quota stay held, and an
+        operator sees it. Without a limit it would unwind for ever, moving all the time, so that no audit noticed.
+        """
+        operation = self.operation
+        operation.attempts += 1
+        if last or operation.attempts > UNKNOWN_LIMIT:
+            operation.error = {**(operation.error or {}), "detail": f"undo of {step.name}: {message}"}
+            self._save()
+            move(operation, "stuck")
+            return False
+        operation.next_attempt_at = self.now + timedelta(seconds=min(15, 2 ** min(operation.attempts, 4)))
         return False
 
     def _undone(self) -> None:

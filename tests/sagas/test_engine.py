@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from compute.errors import InvalidState, OperationInProgress, StaleAnswer
 from compute.models import Allocation, HostCall, Instance, Operation
+from compute.node.drivers.faults import Fault, FaultKind
 from compute.reconcilers.operations import due_operations
 from compute.sagas.engine import take_turn
 from compute.selectors.invariants import check_all
@@ -171,3 +172,34 @@ def test_a_forged_or_final_id_does_nothing(cloud: Cloud) -> None:
     instance = cloud.create_running()
     operation = Operation.objects.get(target_id=instance.id)
     assert take_turn(operation.id) is False
+
+
+@pytest.mark.parametrize("kind", ["retry", "unknown"])
+def test_an_undo_that_never_comes_to_an_end_is_shown_to_an_operator(cloud: Cloud, kind: FaultKind) -> None:
+    _, operation = cloud.create()
+    driver = cloud.node.driver
+    driver.host.inject(Fault("start", "never", code="refused"), Fault("remove", kind, times=-1))
+    assert run_to_end(operation.id, cloud.node).state == "stuck"
+    assert Allocation.objects.count() == 1, "its room is held until somebody has looked"
+    assert "I5" in {violation.invariant for violation in check_all()}
+    driver.host.faults.clear()
+    retry_operation(actor=cloud.actor, operation_id=operation.id)
+    assert run_to_end(operation.id, cloud.node).state == "failed"
+    assert not Allocation.objects.exists()
+    assert driver.list_disks() == ()
+
+
+def test_a_host_that_dies_in_every_try_of_an_undo_does_not_keep_it_going_for_ever(cloud: Cloud) -> None:
+    _, operation = cloud.create()
+    cloud.node.driver.host.inject(Fault("start", "never", code="refused"))
+    take_turn(operation.id)
+    while Operation.objects.get(id=operation.id).state != "unwinding":
+        cloud.node.run_calls()
+        make_due(operation.id)
+        take_turn(operation.id)
+    for _ in range(60):
+        make_due(operation.id)
+        take_turn(operation.id)
+        nodes.fetch_calls(host=cloud.host, limit=1)
+        HostCall.objects.filter(state="taken").update(lease_until=timezone.now() - timedelta(seconds=1))
+    assert Operation.objects.get(id=operation.id).state == "stuck"
