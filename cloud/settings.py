@@ -207,7 +207,6 @@ LOGGING = {
 }
 
 # Engine and host timings, in seconds. Leases and deadlines are counted on the database's clock.
-OPERATION_LEASE_SECONDS = 30
 OPERATION_DEADLINE_SECONDS = env.int("CENOTE_OPERATION_DEADLINE_SECONDS", default=900)
 HOST_CALL_LEASE_SECONDS = 20
 HOST_SUSPECT_SECONDS = 20

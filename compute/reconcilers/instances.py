@@ -3,7 +3,7 @@
 R1 stopped by itself: the guest shut itself down -> the wish follows (`stopped`), with an audit event. A crash is shown.
 R2 gone after a reboot of its host, or its definition is missing -> started again, once per observation.
 R3 running against the wish (`stopped`) -> stopped again.
-R4 no limbo: `building` or `deleting` without an open operation -> ordered again to delete, or `error`.
+R4 no limbo: `building` or `deleting` without an open operation -> its deletion is ordered.
 R5 a domain with our mark whose instance is deleted or failed -> reaped by its host.
 R6 a domain with our mark of which no row tells, or which lives elsewhere -> left alone, reported by the audit: a
    database restored from an old backup must not destroy what it does not know.
