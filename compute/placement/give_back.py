@@ -1,8 +1,8 @@
-"""The one way in which an instance's room and quota go back, exactly once."""
+"""The one way in which an instance's room, quota and addresses go back, exactly once."""
 
 from __future__ import annotations
 
-from compute.models import Instance
+from compute.models import HostCall, Instance, Port
 from compute.placement.claims import release
 from tenants.models import Tenant
 from tenants.services import quotas
@@ -24,3 +24,15 @@ def give_back(*, instance: Instance) -> None:
     tenant = Tenant.objects.get(id=instance.tenant_id)
     amounts = quota_amounts(vcpus=instance.vcpus, memory_mib=instance.memory_mib, disk_gib=instance.disk_gib)
     quotas.release(tenant=tenant, amounts=amounts)
+
+
+def free_addresses(*, instance: Instance) -> bool:
+    """Give the ports of an ended instance back, unless a host still owes its removal; return whether they are free.
+
+    What is owed may still run on a host that cannot be reached: its address in another guest's hands would be one
+    address on two machines. `services.housekeeping` asks again once the debt is paid.
+    """
+    if HostCall.objects.filter(target_id=instance.id, purpose="debt", state__in=["waiting", "taken"]).exists():
+        return False
+    Port.unscoped.filter(instance=instance).delete()
+    return True

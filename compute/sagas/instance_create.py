@@ -6,7 +6,7 @@ The claim is the service's; its undo is `finish_failed`, after the host has show
 from __future__ import annotations
 
 from compute.models import Instance
-from compute.placement.give_back import give_back
+from compute.placement.give_back import free_addresses, give_back
 from compute.sagas.instance_steps import prepare_call, record_power, remove_call, start_call
 from compute.sagas.step import Context, HostStep, LocalStep, Saga
 from compute.transitions import move
@@ -20,6 +20,7 @@ def _activate(context: Context) -> None:
 def _finish_failed(context: Context, error: dict[str, str]) -> None:
     instance = Instance.unscoped.select_for_update().get(id=context.target_id)
     give_back(instance=instance)
+    free_addresses(instance=instance)
     move(instance, "failed", host=None, error={"code": error["code"], "message": error["message"]})
 
 

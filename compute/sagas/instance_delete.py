@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from django.db.models.functions import Now
 
-from compute.models import Instance, Port
-from compute.placement.give_back import give_back
+from compute.models import Instance
+from compute.placement.give_back import free_addresses, give_back
 from compute.sagas.instance_steps import remove_call
 from compute.sagas.step import Context, HostStep, LocalStep, Saga
 from compute.transitions import move
@@ -24,7 +24,7 @@ def _mark(context: Context) -> None:
 def _settle(context: Context) -> None:
     instance = Instance.unscoped.select_for_update().get(id=context.target_id)
     give_back(instance=instance)
-    Port.unscoped.filter(instance=instance).delete()
+    free_addresses(instance=instance)
     instance.domains.all().delete()
     move(instance, "deleted", host=None, error=None, user_data="", deleted_at=Now())
 
