@@ -7,7 +7,7 @@ the broker (a paused Redis would block it without bound), and nothing is publish
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -31,6 +31,14 @@ def ring(kind: str, *ids: object) -> None:
     """Ask the relay, at commit, to ring for an operation (`op`, id) or a host (`host`, host id, call id)."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, ":".join([kind, *map(str, ids)])])
+
+
+def database_now() -> datetime:
+    """Return the database's clock: leases and deadlines are never counted on a worker's own."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        now: datetime = cursor.fetchone()[0]
+        return now
 
 
 def submit(

@@ -15,10 +15,10 @@ from __future__ import annotations
 import logging
 import random
 import uuid
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from django.db import IntegrityError, InterfaceError, OperationalError, connection, transaction
+from django.db import IntegrityError, InterfaceError, OperationalError, transaction
 
 from compute import outbox, states
 from compute.models import Host, HostCall, Operation
@@ -67,19 +67,11 @@ def take_turn(operation_id: uuid.UUID) -> bool:
             return True
 
 
-def database_now() -> datetime:
-    """Return the database's clock: leases and deadlines are never counted on a worker's own."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        now: datetime = cursor.fetchone()[0]
-        return now
-
-
 def _park(operation: Operation) -> None:
     """Back off twice, then `stuck`: a bug must not loop faster than a person can read."""
     operation.attempts += 1
     if operation.attempts <= 3 and operation.state != "pending":
-        operation.next_attempt_at = database_now() + timedelta(seconds=5 * operation.attempts)
+        operation.next_attempt_at = outbox.database_now() + timedelta(seconds=5 * operation.attempts)
         operation.save(update_fields=["attempts", "next_attempt_at"])
         return
     if operation.state == "pending":
@@ -98,7 +90,7 @@ class _Turn:
         self.operation = operation
         self.saga: Saga = saga_of(operation.kind)
         self.context = Context(operation)
-        self.now = database_now()
+        self.now = outbox.database_now()
 
     def run(self) -> bool:
         operation = self.operation

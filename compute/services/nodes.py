@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,6 +23,7 @@ from compute.wire import Call, CallAnswer, DomainReport, HeartbeatAnswer, HostRe
 from tenants.errors import TokenInvalid
 
 FETCH_LIMIT = 16
+OWED_PAUSE_SECONDS = 10
 
 
 def token_hash(token: str) -> str:
@@ -98,7 +99,7 @@ def _keep_reading(call: HostCall, answer: CallAnswer) -> None:
 
 
 def _owe_again(call: HostCall) -> None:
-    """A debt or reap that the host could not pay now stays owed; the pause grows with its age, up to a minute."""
+    """A debt or reap that the host could not pay now stays owed, and is asked for again after a pause."""
     again = outbox.write_call(
         host_id=call.host_id,
         method=call.method,
@@ -108,7 +109,7 @@ def _owe_again(call: HostCall) -> None:
         deadline_seconds=call.deadline_seconds,
         purpose=call.purpose,
     )
-    HostCall.objects.filter(id=again.id).update(not_before=Now() + timedelta(seconds=10))
+    HostCall.objects.filter(id=again.id).update(not_before=Now() + timedelta(seconds=OWED_PAUSE_SECONDS))
 
 
 def heartbeat(*, host: Host, report: HostReport) -> HeartbeatAnswer:
@@ -145,68 +146,70 @@ def _note_alive(host: Host, report: HostReport) -> None:
     changes: dict[str, Any] = {"last_seen_at": Now(), "boot_id": report.boot_id[:64]}
     if host.boot_id and host.boot_id != report.boot_id[:64]:
         changes["booted_at"] = Now()
+    skew = _skew_seconds(report.clock)
+    if skew is not None:
+        changes["clock_skew_seconds"] = skew
     if host.observed_state in ("unknown", "suspect", "down", "cleaning"):
         # `fenced` is left by an operator's word alone: a host that was declared dead may still hold stale guests.
         move(host, "up", column="observed_state", state_reason="", **changes)
     else:
         Host.objects.filter(id=host.id).update(**changes)
+
+
+def _skew_seconds(clock: str) -> float | None:
+    """Return how far a host's clock is ahead of the database's, None where it told no time with a zone."""
     try:
-        skew = (datetime.fromisoformat(report.clock) - _now()).total_seconds()
+        return round((datetime.fromisoformat(clock) - outbox.database_now()).total_seconds(), 1)
     except (ValueError, TypeError):
-        return
-    Host.objects.filter(id=host.id).update(clock_skew_seconds=round(skew, 1))
+        return None
 
 
-def _now() -> datetime:
-    moment = Host.objects.annotate(now=Now()).values_list("now", flat=True).first()
-    assert moment is not None, "asked while a host's row is locked, so there is one"
-    return moment
+def _store_seen(host: Host, seen: Mapping[uuid.UUID, DomainReport], current: Mapping[uuid.UUID, Domain]) -> None:
+    """Write all domains of one listing in one statement, however many the host carries."""
+    rows = []
+    for instance_id, report in seen.items():
+        known = current.get(instance_id)
+        same = known is not None and known.power == report.power
+        rows.append(
+            Domain(
+                instance_id=instance_id,
+                host=host,
+                power=report.power,
+                token=report.token,
+                cpu_seconds=report.cpu_seconds,
+                misses=0,
+                since=known.since if known is not None and same else Now(),
+                observed_at=Now(),
+            )
+        )
+    Domain.objects.bulk_create(
+        rows,
+        update_conflicts=True,
+        unique_fields=["instance", "host"],
+        update_fields=["power", "token", "cpu_seconds", "misses", "since", "observed_at"],
+    )
 
 
 def _note_domains(host: Host, reports: Sequence[DomainReport], disks: Sequence[str] | None) -> None:
     """Bring Domain rows to what this listing shows: seen ones updated, missing ones counted, strays kept for the reconciler."""
-    ours = {str(pk) for pk in Instance.unscoped.filter(host=host).exclude(state="deleted").values_list("id", flat=True)}
-    seen = {report.instance_id: report for report in reports if report.instance_id in ours}
-    strays = [
-        {"instance_id": report.instance_id, "name": report.name[:80], "power": report.power, "token": report.token}
-        for report in reports
-        if report.instance_id is not None and report.instance_id not in ours
-    ]
     with transaction.atomic():
-        # The host's row before its domains', as the end of a delete takes them: else the two wait for each other.
+        # The host's row before its domains', as the end of a delete takes them: else the two wait for each other. And
+        # before the instances are read: one whose delete ends meanwhile must not get a new Domain row.
         Host.objects.select_for_update(of=("self",), no_key=True).get(id=host.id)
-        current = {str(row.instance_id): row for row in Domain.objects.filter(host=host).select_for_update()}
-        for instance_id, report in seen.items():
-            row = current.get(instance_id or "")
-            if row is None:
-                Domain.objects.bulk_create(
-                    [
-                        Domain(
-                            instance_id=uuid.UUID(instance_id or ""),
-                            host=host,
-                            power=report.power,
-                            token=report.token,
-                            cpu_seconds=report.cpu_seconds,
-                            since=Now(),
-                            observed_at=Now(),
-                        )
-                    ],
-                    ignore_conflicts=True,
-                )
-                continue
-            changes = {"observed_at": Now(), "misses": 0, "token": report.token, "cpu_seconds": report.cpu_seconds}
-            if row.power != report.power:
-                changes |= {"power": report.power, "since": Now()}
-            Domain.objects.filter(id=row.id).update(**changes)
-        missing = [row for instance_id, row in current.items() if instance_id not in seen]
-        for row in missing:
-            if row.misses >= 1 and row.power != "absent":
-                # Second listing in a row without it, both successful: only now is it gone.
-                Domain.objects.filter(id=row.id).update(
-                    power="absent", since=Now(), observed_at=Now(), misses=F("misses") + 1
-                )
-            elif row.misses < 1000:
-                Domain.objects.filter(id=row.id).update(misses=F("misses") + 1, observed_at=Now())
+        here = Instance.unscoped.filter(host=host).exclude(state="deleted")
+        ours = {str(pk): pk for pk in here.values_list("id", flat=True)}
+        seen = {ours[report.instance_id]: report for report in reports if report.instance_id in ours}
+        strays = [
+            {"instance_id": report.instance_id, "name": report.name[:80], "power": report.power, "token": report.token}
+            for report in reports
+            if report.instance_id is not None and report.instance_id not in ours
+        ]
+        current = {row.instance_id: row for row in Domain.objects.filter(host=host).select_for_update()}
+        _store_seen(host, seen, current)
+        missing = Domain.objects.filter(host=host).exclude(instance_id__in=seen)
+        # Second listing in a row without it, both successful: only now is it gone.
+        missing.filter(misses__gte=1).exclude(power="absent").update(power="absent", since=Now())
+        missing.filter(misses__lt=1000).update(misses=F("misses") + 1, observed_at=Now())
         changes = {"observed_at": Now(), "strays": strays}
         if disks is not None:
             live = {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+from pytest_django import DjangoAssertNumQueries
 
-from compute.models import Domain, Host
+from compute.models import Domain, Host, Instance
 from compute.services import nodes
 from tests.factories.compute import make_host
 from tests.sagas.conftest import Cloud
@@ -58,3 +60,39 @@ def test_a_report_does_not_wait_for_another_hosts_delete(cloud: Cloud) -> None:
         thread.start()
         assert done.wait(5)
     thread.join(5)
+
+
+def test_a_report_that_waited_for_a_delete_makes_no_row_of_the_deleted(cloud: Cloud) -> None:
+    instance = cloud.create_running()
+    cloud.node.beat()
+    reports = cloud.node.driver.list_domains()
+
+    def report() -> None:
+        nodes._note_domains(cloud.host, reports, None)
+        connection.close()
+
+    reporter = threading.Thread(target=report)
+    with transaction.atomic():
+        Host.objects.select_for_update(of=("self",)).get(id=cloud.host.id)
+        reporter.start()
+        reporter.join(1.0)
+        Domain.objects.filter(instance=instance).delete()
+        Instance.unscoped.filter(id=instance.id).update(state="deleted", host=None)
+    reporter.join(10)
+    assert not Domain.objects.exists()
+    assert [stray["instance_id"] for stray in Host.objects.get(id=cloud.host.id).strays] == [str(instance.id)]
+
+
+def test_a_report_costs_the_same_queries_for_one_guest_and_for_eight(
+    cloud: Cloud, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    cloud.create_running("first")
+    cloud.node.beat()
+    with CaptureQueriesContext(connection) as one:
+        cloud.node.beat()
+    for number in range(7):
+        cloud.create_running(f"more-{number}")
+    cloud.node.beat()
+    with django_assert_num_queries(len(one)):
+        cloud.node.beat()
+    assert Domain.objects.filter(power="running", misses=0).count() == 8
