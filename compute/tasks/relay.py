@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import psycopg
 from celery import Celery
-from django.db import close_old_connections, connection
+from django.db import DatabaseError, close_old_connections, connection
 from kombu.exceptions import OperationalError as BrokerError
 
 from compute.outbox import CHANNEL
@@ -38,7 +38,7 @@ class Relay:
         while not self._stopping:
             try:
                 self._listen()
-            except psycopg.Error as error:
+            except (psycopg.Error, DatabaseError) as error:
                 log.warning("lost the database, trying again: %s", str(error).strip())
                 connection.close()
                 time.sleep(1)
