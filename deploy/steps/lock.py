@@ -1,4 +1,4 @@
-"""One command at a time may change a cloud."""
+"""One command at a time may change a cloud, and one test run at a time use a checkout's throw-away stores."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from deploy.steps.progress import SetupError
 
 
 @contextmanager
-def only_one(place: Place) -> Iterator[None]:
-    """Hold the cloud's lock, the one of `deploy/up`. Raises SetupError when another command holds it."""
+def only_one(place: Place, name: str = "up") -> Iterator[None]:
+    """Hold a lock of this state directory, the one of `deploy/up` unless told. Raises SetupError when it is taken.
+
+    It goes with the process that holds it, however that ends; children do not inherit it.
+    """
     place.state.mkdir(parents=True, exist_ok=True)
-    with (place.state / ".up.lock").open("w") as lock:
+    with (place.state / f".{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

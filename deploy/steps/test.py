@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+from deploy.steps.lock import only_one
 from deploy.steps.place import REPO, Place
+from deploy.steps.progress import SetupError
 
 CODE = ("cloud", "compute", "tenants", "deploy", "tests", "manage.py")
 # What needs nothing but a database and a broker.
@@ -27,13 +29,24 @@ def main() -> int:
     options = parser.parse_args()
     rest = options.rest[1:] if options.rest[:1] == ["--"] else options.rest
     place = Place.here()
-    env = _environment(place)
     if rest:
-        return _pytest(env, *rest)
+        return _pytest(_environment(place), *rest)
+    try:
+        with only_one(place, "test"):
+            return _whole(place, fast=options.fast, long=options.long)
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _whole(place: Place, *, fast: bool, long: bool) -> int:
     began = time.monotonic()
+    # A run that was killed may have left processes with sessions on the test databases: they cannot be dropped then.
+    subprocess.run([REPO / "deploy" / "testdb", "stop"], check=True)
+    env = _environment(place)
     code = _checks(env) or _pytest(env, "-m", FAST, "-n", "2", "--dist", "loadfile")
-    if code == 0 and not options.fast:
-        code = _with_lab(place, env, long=options.long)
+    if code == 0 and not fast:
+        code = _with_lab(place, env, long=long)
     print(f"deploy/test: {'passed' if code == 0 else 'FAILED'} in {time.monotonic() - began:.0f} s", file=sys.stderr)
     return code
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +31,11 @@ ROOM = 40
 RUSH = 100
 
 
+def _die_with_the_tests() -> None:
+    """Have the kernel end the web process when the test process is killed (prctl PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
+
+
 @pytest.fixture
 def web(transactional_db: None, tmp_path: Path) -> Iterator[str]:
     """The web process as deployed (gunicorn, two workers of 24 threads) on the test's database; yields its address."""
@@ -41,7 +48,7 @@ def web(transactional_db: None, tmp_path: Path) -> Iterator[str]:
     command += ["--threads", "24", "--bind", f"127.0.0.1:{port}", "--log-level", "error"]
     env = {**os.environ, "CENOTE_DATABASE_URL": url}
     with (tmp_path / "web.log").open("w") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, preexec_fn=_die_with_the_tests)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 30
