@@ -33,6 +33,7 @@ class Check:
 
 # How long after a fault things may take to settle, in seconds, before limbo is a violation (T in the fault tables).
 SETTLE_SECONDS = 60
+# I2 and I6 pass over what an operation has just ended: a listing (of directories: up to half a minute old) may be older.
 
 CHECKS: tuple[Check, ...] = (
     Check(
@@ -55,6 +56,7 @@ CHECKS: tuple[Check, ...] = (
         SELECT format('host %%s: domain of instance %%s does not belong there', h.name, s->>'instance_id')
         FROM compute_host h, jsonb_array_elements(h.strays) s
         WHERE h.admin_state <> 'removed' AND h.observed_state = 'up'
+          AND s->>'instance_id' NOT IN (SELECT target_id::text FROM compute_operation WHERE finished_at > now() - %(settle)s::interval)
         UNION ALL
         SELECT format('instance %%s should run and its host has no domain of it', i.id)
         FROM compute_instance i JOIN compute_host h ON h.id = i.host_id
@@ -131,6 +133,7 @@ CHECKS: tuple[Check, ...] = (
         SELECT DISTINCT format('storage: directory of %%s, which no live instance owns', disk)
         FROM compute_host h, jsonb_array_elements_text(h.stray_disks) disk
         WHERE h.admin_state <> 'removed' AND h.observed_state = 'up'
+          AND disk NOT IN (SELECT target_id::text FROM compute_operation WHERE finished_at > now() - %(settle)s::interval)
         """,
     ),
     Check(
