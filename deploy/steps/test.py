@@ -18,6 +18,7 @@ CODE = ("cloud", "compute", "tenants", "deploy", "tests", "manage.py")
 # What needs nothing but a database and a broker.
 FAST = "not lab and not browser and not faults and not cloud and not long"
 TEST_CLOUD_PORT = "8471"
+FULL_COUNTS = {"CENOTE_LONG": "1", "CENOTE_TEST_EXAMPLES": "1000"}
 
 
 def main() -> int:
@@ -44,7 +45,10 @@ def _whole(place: Place, *, fast: bool, long: bool) -> int:
     # A run that was killed may have left processes with sessions on the test databases: they cannot be dropped then.
     subprocess.run([REPO / "deploy" / "testdb", "stop"], check=True)
     env = _environment(place)
-    code = _checks(env) or _pytest(env, "-m", FAST, "-n", "2", "--dist", "loadfile")
+    if long:
+        env |= FULL_COUNTS
+    patience = ("--timeout", "1800") if long else ()
+    code = _checks(env) or _pytest(env, "-m", FAST, "-n", "2", "--dist", "loadfile", *patience)
     if code == 0 and not fast:
         code = _with_lab(place, env, long=long)
     print(f"deploy/test: {'passed' if code == 0 else 'FAILED'} in {time.monotonic() - began:.0f} s", file=sys.stderr)
@@ -88,9 +92,8 @@ def _pytest(env: dict[str, str], *arguments: str) -> int:
 
 def _with_lab(place: Place, env: dict[str, str], *, long: bool) -> int:
     """Run what needs real hypervisors and browsers; then bring up a throw-away cloud for what needs a whole one."""
-    counts = {"CENOTE_LONG": "1"} if long else {}
     unwanted = "" if long else " and not long"
-    code = _pytest({**env, **counts}, "-m", f"(lab or browser) and not cloud{unwanted}", "--timeout", "600")
+    code = _pytest(env, "-m", f"(lab or browser) and not cloud{unwanted}", "--timeout", "600")
     if code:
         return code
     cloud = {
@@ -104,7 +107,7 @@ def _with_lab(place: Place, env: dict[str, str], *, long: bool) -> int:
     try:
         code = _run("up", env=cloud)
         if code == 0:
-            tests = {**env, **counts, "CENOTE_TEST_CLOUD": cloud["CENOTE_STATE_DIR"]}
+            tests = {**env, "CENOTE_TEST_CLOUD": cloud["CENOTE_STATE_DIR"]}
             code = _pytest(tests, "-m", f"cloud{unwanted}", "--timeout", "1800", "-p", "no:cacheprovider")
             if code:
                 _show_logs(Path(cloud["CENOTE_STATE_DIR"]) / "log")
