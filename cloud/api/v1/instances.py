@@ -27,9 +27,10 @@ from compute.selectors.instances import get_instance, instance_rows, list_instan
 from compute.selectors.pools import get_host
 from compute.services.checks import USER_DATA_LIMIT
 from compute.services.console import FRESH_SECONDS, request_console_log
-from compute.services.instances_create import COUNT_LIMIT, create_instances
+from compute.services.instances_create import create_instances
 from compute.services.instances_delete import delete_instance
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
+from compute.services.instances_wanted import COUNT_LIMIT
 from tenants.services.access import Actor, visible_tenant_ids
 
 KINDS: Final = ("vm", "container")

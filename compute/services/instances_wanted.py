@@ -1,0 +1,117 @@
+"""What a create asks for: names and ids turned into rows, rows into what the scheduler and the ledger count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from compute.errors import InvalidState
+from compute.models import Flavor, Image, Network, Pool
+from compute.placement.give_back import quota_amounts
+from compute.scheduler.model import Policy, Request, Resources
+from compute.selectors import lookup
+from compute.services.checks import check_name
+from compute.wire import Kind
+from tenants.errors import InvalidInput, NotFound
+from tenants.models import Tenant
+
+COUNT_LIMIT = 100
+
+
+def instance_names(name: str, count: int) -> list[str]:
+    """Return the names of `count` instances, with suffixes where it is more than one. Raises InvalidInput."""
+    if not isinstance(count, int) or not 1 <= count <= COUNT_LIMIT:
+        raise InvalidInput.field("/count", "invalid_count", f"Count is a whole number from 1 to {COUNT_LIMIT}.")
+    names = [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
+    for candidate in names:
+        check_name(candidate)
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a create asks for, as rows."""
+
+    flavor: Flavor
+    image: Image
+    pool: Pool
+    network: Network
+    keys: list[dict[str, str]]
+
+    @classmethod
+    def look_up(
+        cls,
+        *,
+        tenant: Tenant,
+        flavor: str,
+        image: str,
+        kind: str | None,
+        pool: str | None,
+        keypairs: Sequence[str],
+    ) -> Wanted:
+        """Turn names and ids into rows; a wrong one is told with its field."""
+        found_flavor = _or_invalid("/flavor", lambda: lookup.find_flavor(flavor))
+        found_image = _or_invalid("/image", lambda: lookup.find_image(image))
+        if kind is not None and kind != found_image.kind:
+            raise InvalidInput.field(
+                "/kind", "kind_mismatch", f"The image {found_image.name} is for a {found_image.kind}."
+            )
+        if found_flavor.kind and found_flavor.kind != found_image.kind:
+            raise InvalidInput.field(
+                "/flavor", "kind_mismatch", f"The flavor {found_flavor.name} is for a {found_flavor.kind}."
+            )
+        if found_flavor.disk_gib < found_image.virtual_size_gib:
+            raise InvalidInput.field(
+                "/flavor",
+                "disk_too_small",
+                f"The image needs {found_image.virtual_size_gib} GiB of disk, the flavor has {found_flavor.disk_gib}.",
+            )
+        found_pool = _or_invalid("/pool", lambda: lookup.find_pool(pool)) if pool else _only_pool()
+        network = Network.objects.filter(pool=found_pool, tenant=None).order_by("created_at").first()
+        if network is None:
+            raise InvalidState(f"The pool {found_pool.name} has no network yet.", state="no network")
+        keys = []
+        for index, reference in enumerate(keypairs):
+            pair = _or_invalid(
+                f"/keypairs/{index}", lambda ref=reference: lookup.find_keypair(ref, tenant_id=tenant.id)
+            )
+            keys.append({"name": pair.name, "public_key": pair.public_key})
+        return cls(flavor=found_flavor, image=found_image, pool=found_pool, network=network, keys=keys)
+
+    def request(self) -> Request:
+        """Return what the scheduler is asked, once per instance."""
+        return Request(
+            kind=cast(Kind, self.image.kind),
+            resources=Resources(
+                vcpus=self.flavor.vcpus, memory_mib=self.flavor.memory_mib, disk_gib=self.flavor.disk_gib
+            ),
+            pool_id=str(self.pool.id),
+        )
+
+    def policy(self) -> Policy:
+        """Return how the pool weighs its hosts."""
+        return Policy(name=self.pool.policy)
+
+    def amounts(self, count: int) -> dict[str, int]:
+        """Return what `count` instances are charged for."""
+        return quota_amounts(
+            vcpus=self.flavor.vcpus, memory_mib=self.flavor.memory_mib, disk_gib=self.flavor.disk_gib, count=count
+        )
+
+
+def _only_pool() -> Pool:
+    pools = list(Pool.objects.all()[:2])
+    if not pools:
+        raise InvalidState("The cloud has no pool yet.", state="no pool")
+    if len(pools) > 1:
+        raise InvalidInput.field("/pool", "required", "There is more than one pool: name one.")
+    return pools[0]
+
+
+def _or_invalid(pointer: str, find: Any) -> Any:
+    """A wrong name in a body is a wrong field (400 with a pointer), not a missing page."""
+    try:
+        return find()
+    except NotFound as error:
+        raise InvalidInput.field(pointer, "not_found", error.detail)
