@@ -132,7 +132,8 @@ WEIGHER_NAMES: Final = ("spread", "pack", "load", "affinity")
 # weigher -> weight, by the policy's name. Weighers give 0..1, so weights compare directly.
 POLICY_WEIGHTS: Final[Mapping[str, Mapping[str, float]]] = {
     "spread": {"spread": 1.0, "load": 0.5, "affinity": 2.0},
-    "pack": {"pack": 1.0, "load": 0.1, "affinity": 2.0},
+    # Not by load: a full host is a busy one, and what decides between two shapes are hundredths.
+    "pack": {"pack": 1.0, "affinity": 2.0},
 }
 
 
