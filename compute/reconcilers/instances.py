@@ -71,7 +71,7 @@ def _power() -> int:
 
 def _repair(report: Domain) -> int:
     with transaction.atomic():
-        instance: Instance = Instance.unscoped.select_for_update(of=("self",)).get(id=report.instance_id)
+        instance: Instance = Instance.unscoped.select_for_update(of=("self",), no_key=True).get(id=report.instance_id)
         now_reported = Domain.objects.filter(id=report.id).values_list("power", flat=True).first()
         if instance.state != "active" or now_reported != report.power:
             return 0
@@ -117,7 +117,7 @@ def _limbo() -> int:
     done = 0
     for instance_id in list(rows.values_list("id", flat=True)[:100]):
         with transaction.atomic():
-            instance = Instance.unscoped.select_for_update(of=("self",)).get(id=instance_id)
+            instance = Instance.unscoped.select_for_update(of=("self",), no_key=True).get(id=instance_id)
             if instance.state not in ("building", "deleting"):
                 continue
             try:
@@ -159,7 +159,9 @@ def _reap(host: Host, text: str) -> int:
     except ValueError:
         return 0
     with transaction.atomic():
-        instance: Instance | None = Instance.unscoped.select_for_update(of=("self",)).filter(id=instance_id).first()
+        instance: Instance | None = (
+            Instance.unscoped.select_for_update(of=("self",), no_key=True).filter(id=instance_id).first()
+        )
         if instance is None or instance.state not in ("deleted", "failed"):
             # Unknown, or alive elsewhere: `remove` would take its disk on shared storage as well. The audit reports it.
             return 0

@@ -43,8 +43,14 @@ def take_turn(operation_id: uuid.UUID) -> bool:
         if found is None:
             return False
         # Target before operation: the order in which services lock them, so that a delete and a turn cannot deadlock.
+        # No key: a host's report writes rows that point at the target, and a turn may then wait for those very rows.
         target_type, target_id = found
-        list(outbox.TARGETS[target_type].select_for_update(of=("self",)).filter(pk=target_id).values_list("pk"))
+        list(
+            outbox.TARGETS[target_type]
+            .select_for_update(of=("self",), no_key=True)
+            .filter(pk=target_id)
+            .values_list("pk")
+        )
         operation = (
             Operation.objects.select_for_update(skip_locked=True)
             .filter(id=operation_id, state__in=states.OPERATION_DUE)

@@ -18,7 +18,7 @@ def _activate(context: Context) -> None:
 
 
 def _finish_failed(context: Context, error: dict[str, str]) -> None:
-    instance = Instance.unscoped.select_for_update().get(id=context.target_id)
+    instance = Instance.unscoped.select_for_update(no_key=True).get(id=context.target_id)
     give_back(instance=instance)
     free_addresses(instance=instance)
     move(instance, "failed", host=None, error={"code": error["code"], "message": error["message"]})

@@ -22,7 +22,7 @@ def _mark(context: Context) -> None:
 
 
 def _settle(context: Context) -> None:
-    instance = Instance.unscoped.select_for_update().get(id=context.target_id)
+    instance = Instance.unscoped.select_for_update(no_key=True).get(id=context.target_id)
     give_back(instance=instance)
     free_addresses(instance=instance)
     instance.domains.all().delete()
@@ -30,7 +30,7 @@ def _settle(context: Context) -> None:
 
 
 def _finish_failed(context: Context, error: dict[str, str]) -> None:
-    instance = Instance.unscoped.select_for_update().get(id=context.target_id)
+    instance = Instance.unscoped.select_for_update(no_key=True).get(id=context.target_id)
     # Still deleting for the ledger's sake until asked again; the error says why.
     if instance.state == "deleting" and instance.host_id is not None:
         move(instance, "error", error={"code": error["code"], "message": error["message"]})

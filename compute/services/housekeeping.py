@@ -31,6 +31,6 @@ def _paid_addresses() -> int:
     freed = 0
     for instance_id in set(ended[:1000]):
         with transaction.atomic():
-            instance = Instance.unscoped.select_for_update(of=("self",)).get(id=instance_id)
+            instance = Instance.unscoped.select_for_update(of=("self",), no_key=True).get(id=instance_id)
             freed += free_addresses(instance=instance)
     return freed

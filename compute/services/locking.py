@@ -10,11 +10,13 @@ from tenants.services.access import Actor, authorize
 
 
 def lock_instance(*, actor: Actor, instance_id: uuid.UUID, permission: str, if_version: int | None = None) -> Instance:
-    """Return the instance with its row locked FOR UPDATE, access and version checked under the lock.
+    """Return the instance with its row locked FOR NO KEY UPDATE, access and version checked under the lock.
 
     Raises NotFound (absent, deleted, or another tenant's), PermissionDenied, VersionMismatch.
     """
-    rows = Instance.unscoped.select_for_update(of=("self",)).select_related("tenant", "host", "pool", "flavor", "image")
+    rows = Instance.unscoped.select_for_update(of=("self",), no_key=True).select_related(
+        "tenant", "host", "pool", "flavor", "image"
+    )
     instance: Instance | None = rows.filter(id=instance_id).exclude(state="deleted").first()
     if instance is None:
         raise NotFound

@@ -36,8 +36,11 @@ class RunningCloud:
         return Supervisor(self.place)
 
     def create(self, name: str, image: str = "tiny-container", flavor: str = "nano", **more: Any) -> dict[str, Any]:
+        return self.read(self.ask_for(name, image, flavor, **more))
+
+    def ask_for(self, name: str, image: str, flavor: str = "nano", **more: Any) -> httpx.Response:
         body = {"name": name, "image": image, "flavor": flavor, "keypairs": ["demo"], **more}
-        return self.read(self.tenant.post("/instances", json=body, headers={"Idempotency-Key": uuid.uuid4().hex}))
+        return self.tenant.post("/instances", json=body, headers={"Idempotency-Key": uuid.uuid4().hex})
 
     def read(self, answer: httpx.Response, *, status: int | None = None) -> dict[str, Any]:
         assert answer.status_code < 400 if status is None else answer.status_code == status, answer.text

@@ -10,6 +10,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from compute.models import Domain, Host, Instance
 from compute.services import nodes
+from compute.services.locking import lock_instance
 from tests.factories.compute import make_host
 from tests.sagas.conftest import Cloud
 
@@ -41,6 +42,27 @@ def test_a_report_waits_for_the_end_of_a_delete(cloud: Cloud) -> None:
     reporter.join(10)
     assert not reporter.is_alive()
     assert failures == []
+
+
+def test_a_report_does_not_wait_for_who_holds_an_instance(cloud: Cloud) -> None:
+    """Else it would hold its new Domain row and wait, while an engine's turn holds the instance and waits for that row."""
+    instance = cloud.create_running()
+    reports = cloud.node.driver.list_domains()
+    Domain.objects.all().delete()
+
+    def report() -> None:
+        nodes._note_domains(cloud.host, reports, None)
+        connection.close()
+
+    reporter = threading.Thread(target=report)
+    with transaction.atomic():
+        lock_instance(actor=cloud.actor, instance_id=instance.id, permission="instance.stop")
+        reporter.start()
+        reporter.join(5)
+        waited = reporter.is_alive()
+    reporter.join(10)
+    assert not waited
+    assert Domain.objects.get().instance_id == instance.id
 
 
 def test_a_report_does_not_wait_for_another_hosts_delete(cloud: Cloud) -> None:
