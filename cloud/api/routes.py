@@ -116,9 +116,11 @@ def route(
     status: int = 200,
     secret: bool = False,
     paths: Mapping[str, str] | None = None,
+    dry_answer: type[Answer] | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declare a handler. `name` is noun_verb and becomes the operationId. `secret`: the answer holds one, shown once.
-    `paths`: what a path parameter means, where it is not the usual "id or name".
+    `paths`: what a path parameter means, where it is not the usual "id or name". `dry_answer`: what `?dry_run=true`
+    answers, with 200; the query has to declare the parameter.
     """
     declared = Route(name=name, permission=permission, body=body, query=query, status=status, pages=page_of is not None)
 
@@ -135,7 +137,8 @@ def route(
                 with tenant_scope(visible_tenant_ids(actor)):
                     return handler(self, call, **kwargs)
 
-            if request.method != "POST":
+            # What changes nothing may be done twice.
+            if request.method != "POST" or parsed_query.get("dry_run") == "true":
                 return run(None)
             return idempotency.once(request, actor, run, rebuild=self.rebuild, secret=secret)
 
@@ -144,7 +147,7 @@ def route(
             operation_id=name,
             request=body,
             parameters=_parameters(handler, declared, paths or {}),
-            responses=_responses(declared, answer, page_of),
+            responses=_responses(declared, answer, page_of, dry_answer),
             description=(handler.__doc__ or "").strip(),
         )(inner)
         return described
@@ -206,11 +209,15 @@ def _parameters(handler: Handler, declared: Route, paths: Mapping[str, str]) -> 
     return found
 
 
-def _responses(declared: Route, answer: Any, page_of: type[Answer] | None) -> dict[Any, Any]:
+def _responses(
+    declared: Route, answer: Any, page_of: type[Answer] | None, dry_answer: type[Answer] | None
+) -> dict[Any, Any]:
     if page_of is not None:
         noun = page_of.__name__.removesuffix("Answer")
         fields = {"items": page_of(many=True), "next_cursor": serializers.CharField(allow_null=True)}
         answer = type(f"{noun}Page", (Answer,), {**fields, "__module__": __name__})
     found: dict[Any, Any] = {declared.status: answer if answer is not None else OpenApiResponse(description="Done")}
+    if dry_answer is not None:
+        found[200] = OpenApiResponse(dry_answer, description="With dry_run=true: nothing was taken")
     found["default", PROBLEM_TYPE] = OpenApiResponse(Problem, description="A problem (RFC 9457)")
     return found

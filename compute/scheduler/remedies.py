@@ -77,7 +77,7 @@ def remedies(
         changed, wanted = apply(request, changes, count)
         # The proof: the very ranking that a new request with these changes would meet.
         if rank(snapshot, changed, policy).candidates and how_many(snapshot, changed) >= wanted:
-            offered.append(Remedy(changes, _sentence(changes, names)))
+            offered.append(Remedy(changes, joined([words(change, names) for change in changes])))
     return tuple(offered)
 
 
@@ -235,13 +235,14 @@ def _most(snapshot: Snapshot, request: Request, resource: Resource, count: int) 
     return low
 
 
-def _sentence(changes: Sequence[Change], pool_names: Mapping[str, str]) -> str:
-    parts = [_part(change, pool_names) for change in changes]
+def joined(parts: Sequence[str]) -> str:
+    """Return one sentence that says all parts."""
     text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _part(change: Change, pool_names: Mapping[str, str]) -> str:
+def words(change: Change, pool_names: Mapping[str, str]) -> str:
+    """Say one change to a person, as a part of a sentence."""
     match change.kind:
         case "less":
             resource = next(name for name in RESOURCES if name == change.resource)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import uuid
+from collections.abc import Iterable
 
 from django.db import IntegrityError, transaction
+from django.db.models import Count
 
 from compute.errors import NoAddressLeft
 from compute.models import Instance, Network, Port
@@ -20,8 +23,7 @@ def take_port(*, instance: Instance, network: Network) -> Port:
     one another, and an address given back is unlikely to be the next one out. A nearly full network is searched in order.
     """
     net = ipaddress.ip_network(network.cidr)
-    # The first address is the gateway, the last sixteen are kept for the hosts' own ends and the broadcast.
-    first, last = 2, net.num_addresses - 17
+    first, last = _bounds(network)
     for _ in range(_TRIES):
         port = _insert(instance, network, str(net[first + secrets.randbelow(last - first + 1)]))
         if port is not None:
@@ -33,6 +35,24 @@ def take_port(*, instance: Instance, network: Network) -> Port:
             if port is not None:
                 return port
     raise NoAddressLeft(f"The network {network.name} has no address left.")
+
+
+def addresses_left(networks: Iterable[Network]) -> dict[uuid.UUID, int]:
+    """Return network id -> addresses that `take_port` could still hand out. One query."""
+    found = list(networks)
+    counts = Port.unscoped.filter(network__in=found).values_list("network_id").annotate(taken=Count("id"))
+    taken = dict(counts)
+    left = {}
+    for network in found:
+        first, last = _bounds(network)
+        left[network.id] = max(0, last - first + 1 - taken.get(network.id, 0))
+    return left
+
+
+def _bounds(network: Network) -> tuple[int, int]:
+    """First and last index handed out: the first address is the gateway, the last sixteen are kept for the hosts' own
+    ends and the broadcast."""
+    return 2, ipaddress.ip_network(network.cidr).num_addresses - 17
 
 
 def _insert(instance: Instance, network: Network, address: str) -> Port | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from compute.models import Decision
 from compute.placement.place import Placed, Refused
 from compute.scheduler import explain
 from compute.scheduler.model import Policy, Ranking, Request
+from compute.services.remedies import Offer
 
 _KEPT = 20
 
@@ -29,16 +31,14 @@ def record_placed(
 
 
 def record_refused(
-    *, tenant_id: uuid.UUID, refused: Refused, request: Request, policy: Policy, name: str, count: int
+    *, tenant_id: uuid.UUID, refused: Refused, request: Request, policy: Policy, name: str, remedies: Sequence[Offer]
 ) -> Decision:
     """Insert the decision of a refusal, with what would have made it fit. The refused request's own work is rolled back."""
     decision: Decision = Decision.unscoped.create(
         tenant_id=tenant_id,
         outcome="refused",
         summary=list(explain.tenant_summary(refused.ranking)),
-        remedies=[
-            dataclasses.asdict(remedy) for remedy in explain.remedies(refused.hosts, request, policy, count=count)
-        ],
+        remedies=[offer.as_data() for offer in remedies],
         **_common(refused.ranking, request, policy, len(refused.hosts), name),
     )
     return decision

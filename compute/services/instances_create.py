@@ -16,7 +16,9 @@ from compute.scheduler.model import Policy, Request
 from compute.services import decisions
 from compute.services.addresses import take_port
 from compute.services.checks import check_tags, check_user_data
+from compute.services.instances_case import load_case
 from compute.services.instances_wanted import Wanted, instance_names
+from compute.services.remedies import find_offers
 from tenants.models import Tenant
 from tenants.models.ids import new_id
 from tenants.services import audit, quotas
@@ -67,6 +69,7 @@ def create_instances(
         with transaction.atomic(durable=True):
             return _create(actor, tenant, names, wanted, user_data, tags, request, policy, request_key)
     except _RefusedByPlacement as error:
+        offers = find_offers(load_case(actor=actor, tenant=tenant, wanted=wanted, count=len(names), all_pools=True))
         with transaction.atomic(durable=True):
             decision = decisions.record_refused(
                 tenant_id=tenant.id,
@@ -74,7 +77,7 @@ def create_instances(
                 request=request,
                 policy=policy,
                 name=name,
-                count=len(names),
+                remedies=offers,
             )
         raise NoValidHost(
             "No host can take this now. " + " ".join(decision.summary),

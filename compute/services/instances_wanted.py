@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from django.db.models import QuerySet
+
 from compute.errors import InvalidState
 from compute.models import Flavor, Image, Network, Pool
 from compute.placement.give_back import quota_amounts
@@ -68,7 +70,7 @@ class Wanted:
                 f"The image needs {found_image.virtual_size_gib} GiB of disk, the flavor has {found_flavor.disk_gib}.",
             )
         found_pool = _or_invalid("/pool", lambda: lookup.find_pool(pool)) if pool else _only_pool()
-        network = Network.objects.filter(pool=found_pool, tenant=None).order_by("created_at").first()
+        network = shared_networks().filter(pool=found_pool).first()
         if network is None:
             raise InvalidState(f"The pool {found_pool.name} has no network yet.", state="no network")
         keys = []
@@ -98,6 +100,11 @@ class Wanted:
         return quota_amounts(
             vcpus=self.flavor.vcpus, memory_mib=self.flavor.memory_mib, disk_gib=self.flavor.disk_gib, count=count
         )
+
+
+def shared_networks() -> QuerySet[Network]:
+    """The networks that instances may get a port on; of a pool's several the first is taken."""
+    return Network.objects.filter(tenant=None).order_by("created_at")
 
 
 def _only_pool() -> Pool:

@@ -55,6 +55,20 @@ def test_list_as_table_json_yaml_name_and_columns(cli: Cli) -> None:
     assert {line.split()[2] for line in chosen[1:]} == {row["addresses"][0]["address"] for row in rows}
 
 
+def test_a_dry_run_says_what_would_happen_and_makes_nothing(cli: Cli, world: World) -> None:
+    told = cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--count", "3", "--dry-run").out
+    assert told.startswith("Fits: 3 asked, 8 would be taken now.")
+    assert world.host.name not in told
+    assert cli("instance", "list", "-o", "json").json == []
+    operator = cli(
+        "instance", "create", "web", "-f", "nano", "-i", "tiny", "--tenant", "acme", "--dry-run", "--as-operator"
+    )
+    assert f"web would go to {world.host.name}." in operator.out
+    refused = cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--count", "9", "--dry-run", code=4)
+    assert "It would fit with: Ask for 8 instances instead of 9." in refused.out
+    assert "no_valid_host" in refused.err
+
+
 def test_operators_see_the_host(cli: Cli, world: World) -> None:
     cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait")
     assert world.host.name in cli("instance", "list", "--as-operator").out

@@ -19,6 +19,9 @@ from compute.selectors.catalog import get_decision, list_decisions
 class RemedyAnswer(Answer):
     sentence = serializers.CharField()
     changes = serializers.ListField(child=serializers.DictField())
+    body = serializers.DictField(
+        allow_null=True, help_text="what to put into the create's body instead; null: that is not enough"
+    )
 
 
 class DecidingHostAnswer(Answer):

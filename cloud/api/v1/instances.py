@@ -18,6 +18,7 @@ from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
 from cloud.api.tenancy import acting_tenant, listed_tenant
 from cloud.api.v1.decisions import DecisionAnswer
+from cloud.api.v1.forecasts import ForecastAnswer
 from cloud.api.v1.operations import ErrorAnswer, OperationAnswer, operation_url, show_operation
 from cloud.api.waiting import wait_until
 from compute import states
@@ -29,6 +30,7 @@ from compute.services.checks import USER_DATA_LIMIT
 from compute.services.console import FRESH_SECONDS, request_console_log
 from compute.services.instances_create import create_instances
 from compute.services.instances_delete import delete_instance
+from compute.services.instances_forecast import forecast_instances
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
 from compute.services.instances_wanted import COUNT_LIMIT
 from tenants.services.access import Actor, visible_tenant_ids
@@ -129,6 +131,10 @@ class InstanceListQuery(StrictSerializer):
     search = Text(required=False, max_length=100, help_text="part of the name, or the beginning of an address")
 
 
+class InstanceCreateQuery(StrictSerializer):
+    dry_run = Choice(["true", "false"], required=False, help_text="true: say what would happen, take nothing")
+
+
 class ConsoleLogQuery(StrictSerializer):
     wait = serializers.IntegerField(required=False, min_value=0, max_value=20, help_text="seconds")
 
@@ -175,12 +181,25 @@ class Instances(Door):
         )
         return page(call.request, rows, lambda row: show_instance(row, call.actor))
 
-    @route("instance_create", permission="instance.create", body=InstanceCreateInput, answer=CreatedAnswer, status=202)
+    @route(
+        "instance_create",
+        permission="instance.create",
+        query=InstanceCreateQuery,
+        body=InstanceCreateInput,
+        answer=CreatedAnswer,
+        dry_answer=ForecastAnswer,
+        status=202,
+    )
     def create(self, call: Call) -> Response:
-        """Make 1 to N instances, all or none. The address is known at once, the guest is up when the operation ends."""
+        """Make 1 to N instances, all or none. The address is known at once, the guest is up when the operation ends.
+
+        With `?dry_run=true` nothing is made or taken: the answer, 200, is the forecast, also where it is a refusal.
+        """
         body = dict(call.body)
         tenant = acting_tenant(call, "instance.create")
         body.pop("tenant", None)
+        if call.query.get("dry_run") == "true":
+            return Response(call.render(ForecastAnswer, forecast_instances(actor=call.actor, tenant=tenant, **body)))
         created = create_instances(actor=call.actor, tenant=tenant, request_key=call.request_key, **body)
         return _created(created.operations, call.actor)
 

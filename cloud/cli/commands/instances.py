@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cloud.cli import output
+from cloud.cli.commands.forecasts import show_forecast
 from cloud.cli.errors import USAGE, CliError
 from cloud.cli.session import Session, command
 
@@ -43,13 +44,17 @@ def create(
     count: Annotated[int, typer.Option(help="How many, all or none", min=1)] = 1,
     kind: Annotated[str | None, typer.Option(help="vm or container, to be sure")] = None,
     tenant: Annotated[str | None, typer.Option(help="Another tenant than the token's own")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; make nothing")] = False,
 ) -> None:
-    """Make one instance, or several at once."""
+    """Make one instance, or several at once. A dry run ends with 4 where the create would be refused."""
     body: dict[str, Any] = {"name": name, "flavor": flavor, "image": image, "count": count}
     optional = {"pool": pool, "keypairs": keypair, "kind": kind, "tenant": tenant, "tags": _pairs(tag or [])}
     body |= {key: value for key, value in optional.items() if value}
     if user_data is not None:
         body["user_data"] = _read(user_data)
+    if dry_run:
+        show_forecast(session, session.client.post("instances", body, dry_run="true"))
+        return
     answer = session.client.post("instances", body)
     session.finish(answer["operations"])
     made = answer["instances"]

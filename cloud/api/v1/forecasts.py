@@ -1,0 +1,45 @@
+"""What a dry run answers: whether a create would be taken, what it would take, what would have to change."""
+
+from __future__ import annotations
+
+from rest_framework import serializers
+
+from cloud.api.fields import Answer
+from cloud.api.v1.decisions import RemedyAnswer
+
+
+class QuotaTenantAnswer(Answer):
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+
+
+class QuotaEffectAnswer(Answer):
+    """One resource at one level, from the tenant up to the root. Of a level above that the caller may not see there is
+    a line only where it refuses: without tenant, limit and use."""
+
+    tenant = QuotaTenantAnswer(allow_null=True)
+    resource = serializers.CharField()
+    limit = serializers.IntegerField(allow_null=True)
+    used = serializers.IntegerField(allow_null=True, help_text="before")
+    asked = serializers.IntegerField()
+    after = serializers.IntegerField(allow_null=True)
+    missing = serializers.IntegerField(help_text="by how much the limit is too low; 0 where it fits")
+
+
+class ForecastHostAnswer(Answer):
+    instance = serializers.CharField(help_text="name")
+    id = serializers.UUIDField(help_text="of the host")
+    name = serializers.CharField()
+
+
+class ForecastAnswer(Answer):
+    operator_only = ("hosts",)
+
+    fits = serializers.BooleanField()
+    count = serializers.IntegerField()
+    how_many = serializers.IntegerField(help_text="such instances that would be taken now, 100 at most")
+    refused_by = serializers.ListField(child=serializers.CharField(), help_text="codes of the problems it would meet")
+    summary = serializers.ListField(child=serializers.CharField(), help_text="sentences")
+    remedies = RemedyAnswer(many=True, help_text="the smallest changes that would make it fit")
+    quota = QuotaEffectAnswer(many=True, help_text="before and after, at every level that the caller sees")
+    hosts = ForecastHostAnswer(many=True, help_text="where they would go")

@@ -1,0 +1,94 @@
+"""What a create would do, without doing it: nothing is locked, nothing is written."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compute.scheduler import explain
+from compute.scheduler.ranking import rank
+from compute.services.checks import check_tags, check_user_data
+from compute.services.instances_case import load_case
+from compute.services.instances_wanted import COUNT_LIMIT, Wanted, instance_names
+from compute.services.remedies import Case, Offer, find_offers
+from tenants.models import Tenant
+from tenants.services.access import Actor, authorize
+from tenants.services.quota_forecast import shown_lines
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastHost:
+    """Where one instance would go. For operators."""
+
+    instance: str
+    id: uuid.UUID
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """`refused_by`: the codes of the problems that a create would meet now, none where it `fits`.
+
+    `how_many` such instances would be taken now, `COUNT_LIMIT` at most. `summary`, `remedies` and `quota` are safe for
+    the tenant; `hosts` are for operators.
+    """
+
+    fits: bool
+    count: int
+    how_many: int
+    refused_by: list[str]
+    summary: list[str]
+    remedies: list[dict[str, Any]]
+    quota: list[dict[str, Any]]
+    hosts: list[ForecastHost]
+
+
+def forecast_instances(
+    *,
+    actor: Actor,
+    tenant: Tenant,
+    name: str,
+    flavor: str,
+    image: str,
+    kind: str | None = None,
+    pool: str | None = None,
+    keypairs: Sequence[str] = (),
+    user_data: str = "",
+    tags: dict[str, str] | None = None,
+    count: int = 1,
+) -> Forecast:
+    """Return what `create_instances` with the same arguments would meet now; the next moment may differ.
+
+    Raises NotFound, PermissionDenied, InvalidInput as the create would. Refusals are answers, not errors.
+    """
+    authorize(actor, "instance.create", tenant)
+    names = instance_names(name, count)
+    wanted = Wanted.look_up(tenant=tenant, flavor=flavor, image=image, kind=kind, pool=pool, keypairs=keypairs)
+    check_user_data(user_data)
+    check_tags(tags or {})
+    case = load_case(actor=actor, tenant=tenant, wanted=wanted, count=count, all_pools=False)
+    refused_by = case.refused_by()
+    offers: tuple[Offer, ...] = ()
+    if refused_by:
+        offers = find_offers(load_case(actor=actor, tenant=tenant, wanted=wanted, count=count, all_pools=True))
+    return Forecast(
+        fits=not refused_by,
+        count=count,
+        how_many=case.how_many(COUNT_LIMIT),
+        refused_by=refused_by,
+        summary=list(explain.tenant_summary(rank(case.snapshot, case.request, case.policy))),
+        remedies=[offer.as_data() for offer in offers],
+        quota=shown_lines(case.quota),
+        hosts=_hosts(case, names) if not refused_by else [],
+    )
+
+
+def _hosts(case: Case, names: list[str]) -> list[ForecastHost]:
+    snapshot, found = case.snapshot, []
+    for name in names:
+        best = rank(snapshot, case.request, case.policy).candidates[0]
+        found.append(ForecastHost(name, uuid.UUID(best.host_id), best.host_name))
+        snapshot = snapshot.after(best.host_id, case.request.resources, group=case.request.group)
+    return found
