@@ -35,5 +35,6 @@ app.conf.update(
         "sweep": {"task": "compute.sweep", "schedule": settings.SWEEP_SECONDS, "options": {"expires": 10}},
         "reconcile": {"task": "compute.reconcile", "schedule": 10, "options": {"expires": 10}},
         "expire": {"task": "compute.expire", "schedule": 3600, "options": {"expires": 600}},
+        "books": {"task": "compute.check_books", "schedule": settings.BOOKS_SECONDS, "options": {"expires": 60}},
     },
 )

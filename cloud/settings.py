@@ -212,3 +212,5 @@ HOST_CALL_LEASE_SECONDS = 20
 HOST_SUSPECT_SECONDS = 20
 HOST_DOWN_SECONDS = 45
 SWEEP_SECONDS = 5
+# How often all invariants are checked for the console.
+BOOKS_SECONDS = 300

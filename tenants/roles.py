@@ -30,7 +30,7 @@ def _permissions(text: str) -> frozenset[str]:
 # What each role adds to the one below it.
 _ADDED: Final[dict[str, frozenset[str]]] = {
     VIEWER: _permissions(
-        "instance.read,console_log keypair.read member.read quota.read tenant.read flavor.read image.read pool.read "
+        "instance.read,console_log keypair.read member.read quota.read tenant.read flavor.read image.read pool.read price.read "
         "operation.read decision.read usage.read token.read,create,delete"
     ),
     OPERATOR: _permissions(
@@ -44,11 +44,11 @@ _ADDED: Final[dict[str, frozenset[str]]] = {
 # Held by the cloud's operators alone.
 CLOUD_ONLY: Final[frozenset[str]] = _permissions(
     "host.read,create,update,enable,disable,prove,drain,fence,delete pool.create,update,delete "
-    "flavor.create,update,delete image.create,update,delete user.read,create,update,delete ledger.read cloud.read"
+    "flavor.create,update,delete image.create,update,delete user.read,create,update,delete price.update ledger.read cloud.read"
 )
 
 # Read by anybody who is logged in, whatever the tenant.
-CATALOGUE: Final[frozenset[str]] = _permissions("flavor.read image.read pool.read")
+CATALOGUE: Final[frozenset[str]] = _permissions("flavor.read image.read pool.read price.read")
 
 PERMISSIONS_BY_ROLE: Final[dict[str, frozenset[str]]] = {
     role: frozenset().union(*(_ADDED[lower] for lower in ROLES[: rank + 1])) for rank, role in enumerate(ROLES)

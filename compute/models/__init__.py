@@ -1,6 +1,7 @@
 """Rows. They hold data and constraints; rules live in services, placement and sagas; `transitions` writes states."""
 
 from compute.models.allocation import Allocation
+from compute.models.book_check import BookCheck
 from compute.models.catalog import Flavor, Image, Keypair
 from compute.models.decision import Decision
 from compute.models.domain import Domain
@@ -10,9 +11,12 @@ from compute.models.instance import ConsoleLog, Instance
 from compute.models.network import Network, Port
 from compute.models.operation import Operation
 from compute.models.pool import Pool
+from compute.models.price import PRICED, Price
 
 __all__ = [
+    "PRICED",
     "Allocation",
+    "BookCheck",
     "ConsoleLog",
     "Decision",
     "Domain",
@@ -27,4 +31,5 @@ __all__ = [
     "Operation",
     "Pool",
     "Port",
+    "Price",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from compute.models import HostCall, Instance, Port
 from compute.placement.claims import release
 from tenants.models import Tenant
-from tenants.services import quotas
+from tenants.services import metering, quotas
 
 
 def quota_amounts(*, vcpus: int, memory_mib: int, disk_gib: int, count: int = 1) -> dict[str, int]:
@@ -14,13 +14,14 @@ def quota_amounts(*, vcpus: int, memory_mib: int, disk_gib: int, count: int = 1)
 
 
 def give_back(*, instance: Instance) -> None:
-    """Release the allocation and, with it, the quota. A second call finds no allocation and changes nothing.
+    """Release the allocation, the quota with it, and end its usage. A second call finds no allocation and does nothing.
 
     The allocation row is the receipt: quota was charged in the transaction that made it, and is released in the one
     that deletes it, so neither can be given back twice. Needs the instance's row locked.
     """
     if not release(consumer_type="instance", consumer_id=instance.id):
         return
+    metering.release(consumer_id=instance.id)
     tenant = Tenant.objects.get(id=instance.tenant_id)
     amounts = quota_amounts(vcpus=instance.vcpus, memory_mib=instance.memory_mib, disk_gib=instance.disk_gib)
     quotas.release(tenant=tenant, amounts=amounts)

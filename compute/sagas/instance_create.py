@@ -10,11 +10,13 @@ from compute.placement.give_back import free_addresses, give_back
 from compute.sagas.instance_steps import prepare_call, record_power, remove_call, start_call
 from compute.sagas.step import Context, HostStep, LocalStep, Saga
 from compute.transitions import move
+from tenants.services import metering
 
 
 def _activate(context: Context) -> None:
     instance = Instance.unscoped.get(id=context.target_id)
     move(instance, "active", error=None)
+    metering.commit(consumer_id=instance.id)
 
 
 def _finish_failed(context: Context, error: dict[str, str]) -> None:

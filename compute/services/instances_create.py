@@ -21,7 +21,7 @@ from compute.services.instances_wanted import Wanted, instance_names
 from compute.services.remedies import find_offers
 from tenants.models import Tenant
 from tenants.models.ids import new_id
-from tenants.services import audit, quotas
+from tenants.services import audit, metering, quotas
 from tenants.services.access import Actor, authorize
 
 
@@ -143,6 +143,7 @@ def _create(
         )
         instances.append(instance)
         operations.append(operation)
+    metering.hold(tenant=tenant, usage=wanted.usage(), consumers=list(zip(ids, names, strict=True)))
     decisions.record_placed(tenant_id=tenant.id, placed=outcome, request=request, policy=policy, name=names[0])
     # Last: the root tenant's row is shared by all of its tree and stays locked until the commit that follows.
     quotas.charge(

@@ -17,6 +17,7 @@ from compute.services.checks import check_name
 from compute.wire import Kind
 from tenants.errors import InvalidInput, NotFound
 from tenants.models import Tenant
+from tenants.services.metering import Usage
 
 COUNT_LIMIT = 100
 
@@ -94,6 +95,20 @@ class Wanted:
     def policy(self) -> Policy:
         """Return how the pool weighs its hosts."""
         return Policy(name=self.pool.policy)
+
+    def usage(self) -> Usage:
+        """Return what each instance of this size is metered as."""
+        return Usage(
+            consumer_type="instance",
+            kind=self.image.kind,
+            flavor_id=self.flavor.id,
+            flavor_name=self.flavor.name,
+            pool_id=self.pool.id,
+            pool_name=self.pool.name,
+            vcpus=self.flavor.vcpus,
+            memory_mib=self.flavor.memory_mib,
+            disk_gib=self.flavor.disk_gib,
+        )
 
     def amounts(self, count: int) -> dict[str, int]:
         """Return what `count` instances are charged for."""

@@ -11,6 +11,7 @@ from django.db import OperationalError
 
 from compute.reconcilers import brokers, hosts, instances, operations
 from compute.sagas.engine import take_turn
+from compute.services import books
 from compute.services.housekeeping import expire
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,12 @@ def reconcile() -> None:
 def expire_old() -> None:
     """Drop what has served its time."""
     expire()
+
+
+@shared_task(name="compute.check_books")  # type: ignore[untyped-decorator]
+def check_books() -> None:
+    """Check every invariant and keep what was found."""
+    books.check_books()
 
 
 def _plain(broker_url: str) -> str:

@@ -75,22 +75,24 @@ class Relay:
             parsed = [uuid.UUID(text) for text in ids]
         except ValueError:
             return
-        if kind == "op" and len(parsed) == 1:
+        if kind == "books" and not parsed:
+            self._publish("compute.check_books", [], "control")
+        elif kind == "op" and len(parsed) == 1:
             self._ring_operation(parsed[0])
         elif kind == "host" and len(parsed) == 2:
             self._ring_host(*parsed)
 
     def _ring_operation(self, operation_id: uuid.UUID) -> None:
-        self._publish("compute.operation_turn", str(operation_id), "control")
+        self._publish("compute.operation_turn", [str(operation_id)], "control")
 
     def _ring_host(self, host_id: uuid.UUID, call_id: uuid.UUID) -> None:
-        self._publish("cenote.node.ring", str(call_id), f"host.{host_id}")
+        self._publish("cenote.node.ring", [str(call_id)], f"host.{host_id}")
 
-    def _publish(self, task: str, argument: str, queue: str) -> None:
+    def _publish(self, task: str, arguments: list[str], queue: str) -> None:
         if time.monotonic() < self._broker_down_until:
             return
         try:
-            self._app.send_task(task, args=[argument], queue=queue, expires=60, retry=False)
+            self._app.send_task(task, args=arguments, queue=queue, expires=60, retry=False)
         except (BrokerError, OSError) as error:
             # A second of silence instead of one time-out per message: a paused broker must not pile work up here.
             self._broker_down_until = time.monotonic() + 1.0

@@ -21,7 +21,7 @@ from compute.services.hosts import prove_host
 from compute.services.housekeeping import expire
 from compute.services.instances_delete import delete_instance
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
-from tenants.models import Quota
+from tenants.models import Quota, UsageSegment
 from tenants.services.access import system_actor
 from tests.factories.nodes import run_to_end
 from tests.sagas.conftest import Cloud
@@ -110,6 +110,7 @@ def test_a_step_that_fails_for_good_leaves_nothing(kind: str, step: int, when: s
     if kind == "instance_create":
         _assert_nothing_left(cloud)
         assert Instance.unscoped.get(id=operation.target_id).state == "failed"
+        assert UsageSegment.unscoped.get(consumer_id=operation.target_id).billed_from is None, "a failed build is free"
 
 
 @pytest.mark.parametrize("kind", sorted(SAGAS))
@@ -151,6 +152,8 @@ def _assert_nothing_left(cloud: Cloud) -> None:
     assert (host.used_vcpus, host.used_memory_mib, host.used_disk_gib, host.used_instances) == (0, 0, 0, 0)
     assert not Allocation.objects.exists()
     assert not Port.unscoped.exists()
+    assert UsageSegment.unscoped.exists()
+    assert not UsageSegment.unscoped.filter(ended_at=None).exists()
     assert set(
         Quota.unscoped.filter(resource__in=["instances", "vcpus", "memory_mib", "disk_gib"]).values_list(
             "used", flat=True
