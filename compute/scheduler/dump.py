@@ -27,6 +27,12 @@ from compute.scheduler.snapshot import Snapshot
 
 DUMP_VERSION: Final = 1
 
+_HOST_SETS: Final = ("modes", "traits", "cpu_flags", "networks", "storages", "images")
+_REQUEST_SETS: Final = (
+    *("required_traits", "forbidden_traits", "forbidden_hosts"),
+    *("cpu_flags", "cpu_models", "networks", "storages"),
+)
+
 
 class DumpError(ValueError):
     """Data that is no dump, or one written by a newer release."""
@@ -114,14 +120,11 @@ def _host(data: Mapping[str, Any]) -> HostState:
                 }
             ),
             "used": Resources(**data["used"]),
-            "modes": frozenset(data["modes"]),
-            "traits": frozenset(data["traits"]),
+            **{name: frozenset(data.get(name, ())) for name in _HOST_SETS},
         }
     )
 
 
 def _request(data: Mapping[str, Any]) -> Request:
-    sets = ("required_traits", "forbidden_traits", "forbidden_hosts")
-    return Request(
-        **{**data, "resources": Resources(**data["resources"]), **{name: frozenset(data[name]) for name in sets}}
-    )
+    sets = {name: frozenset(data.get(name, ())) for name in _REQUEST_SETS}
+    return Request(**{**data, **sets, "resources": Resources(**data["resources"])})

@@ -27,12 +27,23 @@ _WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "target_host": ("is not the host asked for", "are not the host asked for"),
     "forbidden": ("is ruled out by the request", "are ruled out by the request"),
     "virt_mode": ("cannot run this kind of guest", "cannot run this kind of guest"),
+    "cpu_model": ("has another CPU model", "have another CPU model"),
+    "cpu_flags": ("lacks CPU flags asked for", "lack CPU flags asked for"),
     "traits": ("has not the traits asked for", "have not the traits asked for"),
     "anti_affinity": ("already has a member of the group", "already have a member of the group"),
+    "network": ("does not reach the network", "do not reach the network"),
+    "storage": ("does not reach the storage", "do not reach the storage"),
+    "affinity": ("has no member of the group", "have no member of the group"),
+    "failure_domain": (
+        "is in a failure domain with enough members of the group",
+        "are in failure domains with enough members of the group",
+    ),
     "capacity_vcpus": ("lacks vCPU", "lack vCPU"),
     "capacity_memory": ("lacks memory", "lack memory"),
     "capacity_disk": ("lacks disk", "lack disk"),
 }
+# filters whose `seen` says more than their words
+_SEEN: Final = frozenset({"virt_mode", "cpu_model", "cpu_flags", "traits", "network", "storage", "failure_domain"})
 _STATES: Final[Mapping[str, tuple[str, str]]] = {
     "enrolling": ("is not enrolled yet", "are not enrolled yet"),
     "unknown": ("has not reported yet", "have not reported yet"),
@@ -64,7 +75,7 @@ def refusal_sentence(refusal: Refusal) -> str:
     text = f"{refusal.host_name or refusal.host_id} {_reason_words(refusal.filter, refusal.seen, hosts=1)}"
     if refusal.asked is not None and refusal.free is not None:
         text += f": {refusal.asked} {refusal.unit} asked, {max(0, refusal.free)} {refusal.unit} free"
-    elif refusal.filter in ("traits", "virt_mode") and refusal.seen:
+    elif refusal.filter in _SEEN and refusal.seen:
         text += f": {refusal.seen}"
     if refusal.also:
         text += f"; refused as well by {', '.join(refusal.also)}"
@@ -118,4 +129,5 @@ def _choice(candidates: Sequence[Candidate]) -> str:
 
 
 def _points(candidate: Candidate) -> str:
-    return ", ".join(f"{weigher} {points:.3f}" for weigher, points in candidate.contributions.items())
+    points = {weigher: value for weigher, value in candidate.contributions.items() if value != 0.0}
+    return ", ".join(f"{weigher} {value:.3f}" for weigher, value in points.items()) or "nothing speaks for it"

@@ -5,7 +5,7 @@ Every filter exists twice, for one host and for a snapshot's columns; a property
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -98,6 +98,30 @@ def _traits_seen(host: HostState, request: Request) -> str:
     return ", ".join(missing + present)
 
 
+def _cpu_model_rows(snapshot: Snapshot, request: Request) -> Flags | None:
+    if not request.cpu_models:
+        return None
+    able = _nobody(snapshot)
+    for model in request.cpu_models:
+        if model in snapshot.cpu_models:
+            able |= snapshot.cpu_models[model]
+    return ~able
+
+
+def _lacking_rows(columns: Mapping[str, Flags], wanted: frozenset[str], snapshot: Snapshot) -> Flags | None:
+    """Rows that have not all that is wanted."""
+    if not wanted:
+        return None
+    refused = _nobody(snapshot)
+    for item in wanted:
+        refused |= ~columns.get(item, _nobody(snapshot))
+    return refused
+
+
+def _lacking_seen(wanted: frozenset[str], there: frozenset[str]) -> str:
+    return ", ".join(f"lacks {item}" for item in sorted(wanted - there))
+
+
 def _apart(host: HostState, request: Request) -> bool:
     if request.group is None or request.group_rule != "anti_affinity":
         return False
@@ -111,6 +135,45 @@ def _apart_rows(snapshot: Snapshot, request: Request) -> Flags | None:
     refused = _nobody(snapshot)
     refused[rows] = True
     return refused
+
+
+def _together(host: HostState, request: Request) -> bool:
+    if request.group is None or request.group_rule != "affinity" or not request.group_started:
+        return False
+    return host.group_counts.get(request.group, 0) <= 0
+
+
+def _together_rows(snapshot: Snapshot, request: Request) -> Flags | None:
+    if request.group is None or request.group_rule != "affinity" or not request.group_started:
+        return None
+    rows = [row for row, members in snapshot.groups.get(request.group, {}).items() if members > 0]
+    refused = ~_nobody(snapshot)
+    refused[rows] = False
+    return refused
+
+
+def _domain(host: HostState, request: Request) -> bool:
+    if request.group is None or request.domain_limit is None:
+        return False
+    return not host.failure_domain or request.domain_members.get(host.failure_domain, 0) >= request.domain_limit
+
+
+def _domain_rows(snapshot: Snapshot, request: Request) -> Flags | None:
+    if request.group is None or request.domain_limit is None:
+        return None
+    if request.domain_limit <= 0:
+        return ~_nobody(snapshot)
+    refused = snapshot.domains.get("", _nobody(snapshot)).copy()
+    for domain, members in request.domain_members.items():
+        if domain in snapshot.domains and members >= request.domain_limit:
+            refused |= snapshot.domains[domain]
+    return refused
+
+
+def _domain_seen(host: HostState, request: Request) -> str:
+    if not host.failure_domain:
+        return "has none"
+    return f"{host.failure_domain} has {request.domain_members.get(host.failure_domain, 0)}"
 
 
 def _lacks(resource: Resource, host: HostState, request: Request) -> bool:
@@ -161,13 +224,39 @@ FILTERS: Final[tuple[Filter, ...]] = (
         lambda host, _: host.observed_state,
     ),
     Filter("virt_mode", _mode, _mode_rows, lambda host, _: ", ".join(sorted(host.modes))),
+    Filter(
+        "cpu_model",
+        lambda host, request: bool(request.cpu_models) and host.cpu_model not in request.cpu_models,
+        _cpu_model_rows,
+        lambda host, _: host.cpu_model,
+    ),
+    Filter(
+        "cpu_flags",
+        lambda host, request: not request.cpu_flags <= host.cpu_flags,
+        lambda snapshot, request: _lacking_rows(snapshot.cpu_flags, request.cpu_flags, snapshot),
+        lambda host, request: _lacking_seen(request.cpu_flags, host.cpu_flags),
+    ),
     Filter("traits", _traits, _traits_rows, _traits_seen),
+    Filter(
+        "network",
+        lambda host, request: not request.networks <= host.networks,
+        lambda snapshot, request: _lacking_rows(snapshot.networks, request.networks, snapshot),
+        lambda host, request: _lacking_seen(request.networks, host.networks),
+    ),
+    Filter(
+        "storage",
+        lambda host, request: not request.storages <= host.storages,
+        lambda snapshot, request: _lacking_rows(snapshot.storages, request.storages, snapshot),
+        lambda host, request: _lacking_seen(request.storages, host.storages),
+    ),
     Filter(
         "anti_affinity",
         _apart,
         _apart_rows,
         lambda host, request: str(host.group_counts.get(request.group or "", 0)),
     ),
+    Filter("affinity", _together, _together_rows, lambda _h, _r: ""),
+    Filter("failure_domain", _domain, _domain_rows, _domain_seen),
     _capacity_filter("capacity_vcpus", "vcpus"),
     _capacity_filter("capacity_memory", "memory_mib"),
     _capacity_filter("capacity_disk", "disk_gib"),

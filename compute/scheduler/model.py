@@ -15,7 +15,7 @@ from typing import Final, Literal, get_args
 from compute.wire import Kind, VirtMode
 
 Resource = Literal["vcpus", "memory_mib", "disk_gib"]
-GroupRule = Literal["anti_affinity", "soft_anti_affinity", "soft_affinity"]
+GroupRule = Literal["anti_affinity", "soft_anti_affinity", "soft_affinity", "affinity"]
 
 RESOURCES: Final[tuple[Resource, ...]] = get_args(Resource)
 UNITS: Final[Mapping[Resource, str]] = {"vcpus": "vCPU", "memory_mib": "MiB", "disk_gib": "GiB"}
@@ -40,6 +40,9 @@ class Resources:
 
     def __sub__(self, other: Resources) -> Resources:
         return Resources(self.vcpus - other.vcpus, self.memory_mib - other.memory_mib, self.disk_gib - other.disk_gib)
+
+    def __mul__(self, times: int) -> Resources:
+        return Resources(self.vcpus * times, self.memory_mib * times, self.disk_gib * times)
 
     def __le__(self, other: Resources) -> bool:
         """Each amount is at most the other's. A partial order: of two values neither may be `<=` the other."""
@@ -87,6 +90,8 @@ class Inventory:
 class HostState:
     """One host as a snapshot saw it. `group_counts`: group id -> how many of its members are on this host.
 
+    `networks` and `storages` are the ids of what the host reaches, `images` those that it need not fetch;
+    `failure_domain` names what fails together (a rack, a power feed), "" where nobody has said.
     A host whose load is not known has `load` 0.0; ValueError for one that is not finite, which would sort anywhere.
     """
 
@@ -102,6 +107,12 @@ class HostState:
     traits: frozenset[str] = frozenset()
     load: float = 0.0
     group_counts: Mapping[str, int] = field(default_factory=dict, hash=False)
+    cpu_model: str = ""
+    cpu_flags: frozenset[str] = frozenset()
+    networks: frozenset[str] = frozenset()
+    storages: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
+    failure_domain: str = ""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.load):
@@ -112,7 +123,11 @@ class HostState:
 class Request:
     """What is to be placed, once. `pool_id` None: any pool. `virt_mode` None: any mode that suits the kind.
 
-    `group` with `group_rule`: `anti_affinity` refuses hosts that carry a member; the soft rules only weigh.
+    `group` with `group_rule`: `anti_affinity` refuses hosts that carry a member, `affinity` those that carry none once
+    the group has members (`group_started`); the soft rules only weigh. `domain_limit`: at most so many members of the
+    group in one failure domain; `domain_members`: how many there are. Both come with the request, and not from the
+    hosts looked at, so that one more host cannot turn a success into a refusal.
+    `cpu_models`: one of these; of `cpu_flags`, `networks` and `storages` the host must have or reach all.
     """
 
     kind: Kind
@@ -125,15 +140,23 @@ class Request:
     group: str | None = None
     group_rule: GroupRule = "anti_affinity"
     virt_mode: VirtMode | None = None
+    cpu_models: frozenset[str] = frozenset()
+    cpu_flags: frozenset[str] = frozenset()
+    networks: frozenset[str] = frozenset()
+    storages: frozenset[str] = frozenset()
+    image: str | None = None
+    group_started: bool = False
+    domain_limit: int | None = None
+    domain_members: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
-WEIGHER_NAMES: Final = ("spread", "pack", "load", "affinity")
+WEIGHER_NAMES: Final = ("spread", "pack", "load", "affinity", "domain", "image")
 
 # weigher -> weight, by the policy's name. Weighers give 0..1, so weights compare directly.
 POLICY_WEIGHTS: Final[Mapping[str, Mapping[str, float]]] = {
-    "spread": {"spread": 1.0, "load": 0.5, "affinity": 2.0},
+    "spread": {"spread": 1.0, "load": 0.5, "affinity": 2.0, "domain": 1.0, "image": 0.2},
     # Not by load: a full host is a busy one, and what decides between two shapes are hundredths.
-    "pack": {"pack": 1.0, "affinity": 2.0},
+    "pack": {"pack": 1.0, "affinity": 2.0, "domain": 1.0, "image": 0.02},
 }
 
 

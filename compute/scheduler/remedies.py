@@ -14,18 +14,35 @@ import numpy as np
 
 from compute.scheduler.capacity import room
 from compute.scheduler.filters import FILTERS, failing_rows
-from compute.scheduler.model import RESOURCES, UNITS, HostState, Policy, Request, Resource, Resources
+from compute.scheduler.model import RESOURCES, UNITS, GroupRule, HostState, Policy, Request, Resource, Resources
 from compute.scheduler.ranking import rank
 from compute.scheduler.snapshot import Counts, Flags, Snapshot
 
-ChangeKind = Literal["less", "fewer", "pool", "without_traits", "any_host", "any_mode", "soft_group"]
+ChangeKind = Literal[
+    "less",
+    "fewer",
+    "pool",
+    "without_traits",
+    "any_host",
+    "any_mode",
+    "any_cpu_model",
+    "without_flags",
+    "soft_group",
+    "any_domain",
+]
 
 _BIT: Final[Mapping[str, int]] = {item.name: 1 << place for place, item in enumerate(FILTERS)}
 _FILTER_OF: Final[Mapping[Resource, str]] = {item.resource: item.name for item in FILTERS if item.resource}
 # A filter that is not named here is nothing that its requester can change.
-_HEALABLE: Final = sum(_BIT[name] for name in ("pool", "target_host", "virt_mode", "traits", "anti_affinity")) | sum(
-    _BIT[name] for name in _FILTER_OF.values()
+_HEALABLE: Final = sum(
+    _BIT[name]
+    for name in (
+        *("pool", "target_host", "virt_mode", "cpu_model", "cpu_flags", "traits"),
+        *("anti_affinity", "affinity", "failure_domain", *_FILTER_OF.values()),
+    )
 )
+# More than anyone asks for, and small enough for sums of it to stay exact.
+_PLENTY: Final = 2**31
 _WORDS: Final[Mapping[Resource, str]] = {"vcpus": "vCPU", "memory_mib": "MiB of memory", "disk_gib": "GiB of disk"}
 
 
@@ -34,7 +51,8 @@ class Change:
     """One change to a request. `less`: `resource` from `asked` down to `to` (its unit in `unit`); `fewer`: instances.
 
     `pool`: to the pool with the id `pool`; `without_traits`: drop these `traits`; `any_host`, `any_mode`: leave host or
-    virtualization mode open; `soft_group`: keep members apart where possible instead of always.
+    virtualization mode open; `any_cpu_model`; `without_flags`: drop these CPU `flags`; `soft_group`: follow the group's
+    rule where possible instead of always; `any_domain`: drop its limit for each failure domain.
     """
 
     kind: ChangeKind
@@ -44,6 +62,7 @@ class Change:
     unit: str = ""
     pool: str = ""
     traits: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +124,53 @@ def apply(request: Request, changes: Sequence[Change], count: int = 1) -> tuple[
             case "any_mode":
                 request = replace(request, virt_mode=None)
             case "soft_group":
-                request = replace(request, group_rule="soft_anti_affinity")
+                soft: GroupRule = "soft_affinity" if request.group_rule == "affinity" else "soft_anti_affinity"
+                request = replace(request, group_rule=soft)
+            case "any_cpu_model":
+                request = replace(request, cpu_models=frozenset())
+            case "without_flags":
+                request = replace(request, cpu_flags=request.cpu_flags - frozenset(change.flags))
+            case "any_domain":
+                request = replace(request, domain_limit=None)
     return request, count
 
 
 def how_many(hosts: Sequence[HostState] | Snapshot, request: Request) -> int:
     """Return how many requests like this fit, one after another, whatever order the hosts are chosen in.
 
-    Equal requests take equal room, so each host's number stands on its own and the sum does not depend on choices.
+    Equal requests take equal room, so each host's number stands on its own, a failure domain takes the smaller of its
+    limit and its hosts' sum, and nothing depends on choices. Of a group that must share a host, the roomiest counts.
     Of a request that asks for nothing any number fits where one does: the answer is `sys.maxsize`.
     """
     snapshot = hosts if isinstance(hosts, Snapshot) else Snapshot.from_hosts(hosts)
     rows: Counts = np.flatnonzero(failing_rows(snapshot, request) == 0)
-    times = np.full(len(rows), np.iinfo(np.int64).max, dtype=np.int64)
-    asked = {resource: getattr(request.resources, resource) for resource in RESOURCES}
-    for resource, amount in asked.items():
+    times = np.full(len(rows), _PLENTY, dtype=np.int64)
+    for resource in RESOURCES:
+        amount: int = getattr(request.resources, resource)
         if amount > 0:
             times = np.minimum(times, room(snapshot.capacity[resource], snapshot.used[resource])[rows] // amount)
-    alone = request.group is not None and request.group_rule == "anti_affinity"
-    if alone:
-        return len(rows)
-    if max(asked.values()) <= 0:
-        return sys.maxsize if len(rows) else 0
-    return int(times.sum())
+    rule = request.group_rule if request.group is not None else ""
+    if rule == "anti_affinity":
+        times = np.minimum(times, 1)
+    if rule and request.domain_limit is not None:
+        fit = _by_domain(snapshot, request, request.domain_limit, rows, times)
+    elif rule == "affinity" and not request.group_started:
+        fit = int(times.max(initial=0))
+    else:
+        fit = int(times.sum())
+    return sys.maxsize if fit >= _PLENTY else fit
+
+
+def _by_domain(snapshot: Snapshot, request: Request, limit: int, rows: Counts, times: Counts) -> int:
+    """How many fit when each failure domain takes no more than what is left of its limit."""
+    fits_in: dict[str, int] = {}
+    starts = request.group_rule == "affinity" and not request.group_started
+    for row, most in zip(rows.tolist(), times.tolist(), strict=True):
+        domain = snapshot.hosts[row].failure_domain
+        left = limit - request.domain_members.get(domain, 0)
+        before = fits_in.get(domain, 0)
+        fits_in[domain] = min(left, max(before, most) if starts else before + most)
+    return max(fits_in.values(), default=0) if starts else sum(fits_in.values())
 
 
 def _for_one(snapshot: Snapshot, request: Request) -> list[tuple[Change, ...]]:
@@ -147,7 +190,7 @@ def _for_one(snapshot: Snapshot, request: Request) -> list[tuple[Change, ...]]:
         for row in _closest(snapshot, request, one, rows):
             changes = _changes(snapshot, request, one, row)
             cuts = [1.0 - (change.to or 0) / (change.asked or 1) for change in changes if change.kind == "less"]
-            traits = sum(len(change.traits) for change in changes)
+            traits = sum(len(change.traits) + len(change.flags) for change in changes)
             key = (one.bit_count(), one, max(cuts, default=0.0), sum(cuts), traits, int(snapshot.id_order[row]))
             pool = snapshot.hosts[row].pool_id if one & _BIT["pool"] else ""
             if pool not in best or key < best[pool][0]:
@@ -186,11 +229,17 @@ def _changes(snapshot: Snapshot, request: Request, one: int, row: int) -> tuple[
         changes.append(Change("any_host"))
     if one & _BIT["virt_mode"]:
         changes.append(Change("any_mode"))
+    if one & _BIT["cpu_model"]:
+        changes.append(Change("any_cpu_model"))
+    if one & _BIT["cpu_flags"]:
+        changes.append(Change("without_flags", flags=tuple(sorted(request.cpu_flags - host.cpu_flags))))
     if one & _BIT["traits"]:
         dropped = (request.required_traits - host.traits) | (request.forbidden_traits & host.traits)
         changes.append(Change("without_traits", traits=tuple(sorted(dropped))))
-    if one & _BIT["anti_affinity"]:
+    if one & (_BIT["anti_affinity"] | _BIT["affinity"]):
         changes.append(Change("soft_group"))
+    if one & _BIT["failure_domain"]:
+        changes.append(Change("any_domain"))
     for resource in RESOURCES:
         if one & _BIT[_FILTER_OF[resource]]:
             free = int(room(snapshot.capacity[resource][row], snapshot.used[resource][row]))
@@ -211,8 +260,10 @@ def _for_batch(snapshot: Snapshot, request: Request, count: int) -> list[tuple[C
             changes.append(_less(request, resource, most))
     if request.pool_id is not None:
         changes.extend(Change("pool", pool=pool) for pool in sorted(snapshot.pools) if pool != request.pool_id)
-    if request.group is not None and request.group_rule == "anti_affinity":
+    if request.group is not None and request.group_rule in ("anti_affinity", "affinity"):
         changes.append(Change("soft_group"))
+    if request.group is not None and request.domain_limit is not None:
+        changes.append(Change("any_domain"))
     if request.target_host is not None:
         changes.append(Change("any_host"))
     return [(change,) for change in changes if _enough(snapshot, request, change, count)]
@@ -258,4 +309,10 @@ def words(change: Change, pool_names: Mapping[str, str]) -> str:
         case "any_mode":
             return "leave the virtualization mode open"
         case "soft_group":
-            return "let the group's members share a host where they must"
+            return "make the group's rule a soft one"
+        case "any_cpu_model":
+            return "take any CPU model"
+        case "without_flags":
+            return f"do without the CPU flags {', '.join(change.flags)}"
+        case "any_domain":
+            return "drop the group's limit for each failure domain"

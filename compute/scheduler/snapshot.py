@@ -5,7 +5,7 @@ A snapshot is immutable. `after` and `with_host` give a new one that shares what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ Flags = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 Shares = NDArray[np.float64]
 Column = TypeVar("Column", Counts, Flags, Shares)
+Fact = TypeVar("Fact", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +40,12 @@ class Snapshot:
     modes: Mapping[str, Flags]
     traits: Mapping[str, Flags]
     groups: Mapping[str, Mapping[int, int]]
+    cpu_models: Mapping[str, Flags]
+    cpu_flags: Mapping[str, Flags]
+    networks: Mapping[str, Flags]
+    storages: Mapping[str, Flags]
+    images: Mapping[str, Flags]
+    domains: Mapping[str, Flags]
 
     @classmethod
     def from_hosts(cls, hosts: Iterable[HostState]) -> Snapshot:
@@ -61,13 +68,19 @@ class Snapshot:
             id_order=id_order,
             capacity={name: _counts(getattr(capacity, name) for capacity in capacities) for name in RESOURCES},
             used={name: _counts(getattr(host.used, name) for host in rows) for name in RESOURCES},
-            admin_states=_flags([(host.admin_state,) for host in rows]),
-            observed_states=_flags([(host.observed_state,) for host in rows]),
+            admin_states=_states([host.admin_state for host in rows]),
+            observed_states=_states([host.observed_state for host in rows]),
             load=np.array([host.load for host in rows], dtype=np.float64),
-            pools=_flags([(host.pool_id,) for host in rows]),
+            pools=_states([host.pool_id for host in rows]),
             modes=_flags([host.modes for host in rows]),
             traits=_flags([host.traits for host in rows]),
             groups=groups,
+            cpu_models=_states([host.cpu_model for host in rows]),
+            cpu_flags=_flags([host.cpu_flags for host in rows]),
+            networks=_flags([host.networks for host in rows]),
+            storages=_flags([host.storages for host in rows]),
+            images=_flags([host.images for host in rows]),
+            domains=_states([host.failure_domain for host in rows]),
         )
 
     def __len__(self) -> int:
@@ -93,7 +106,7 @@ class Snapshot:
             return Snapshot.from_hosts((*self.hosts, host))
         before = self.hosts[row]
         hosts = (*self.hosts[:row], host, *self.hosts[row + 1 :])
-        if (before.pool_id, before.modes, before.traits) != (host.pool_id, host.modes, host.traits):
+        if _lasting(before) != _lasting(host):
             return Snapshot.from_hosts(hosts)
         capacity = host.inventory.capacity()
         return replace(
@@ -112,13 +125,39 @@ def _counts(values: Iterable[int]) -> Counts:
     return np.fromiter(values, dtype=np.int64)
 
 
-def _flags(values: list[tuple[str]] | list[frozenset[str]]) -> dict[str, Flags]:
+def _lasting(host: HostState) -> tuple[object, ...]:
+    """What seldom changes: a change of it builds the columns anew."""
+    return (
+        *(host.pool_id, host.modes, host.traits, host.cpu_model, host.cpu_flags),
+        *(host.networks, host.storages, host.images, host.failure_domain),
+    )
+
+
+def _states(values: list[str]) -> dict[str, Flags]:
+    return {value: _at(rows, len(values)) for value, rows in _rows_by(values).items()}
+
+
+def _flags(values: list[frozenset[str]]) -> dict[str, Flags]:
     flags: dict[str, Flags] = {}
-    for row, items in enumerate(values):
+    for items, rows in _rows_by(values).items():  # thousands of hosts have few different sets, of a hundred items each
         for item in items:
-            if item not in flags:
-                flags[item] = np.zeros(len(values), dtype=np.bool_)
-            flags[item][row] = True
+            if item in flags:
+                flags[item][rows] = True
+            else:
+                flags[item] = _at(rows, len(values))
+    return flags
+
+
+def _rows_by(values: Sequence[Fact]) -> dict[Fact, list[int]]:
+    rows: dict[Fact, list[int]] = {}
+    for row, value in enumerate(values):
+        rows.setdefault(value, []).append(row)
+    return rows
+
+
+def _at(rows: list[int], length: int) -> Flags:
+    flags = np.zeros(length, dtype=np.bool_)
+    flags[rows] = True
     return flags
 
 

@@ -122,7 +122,7 @@ def _load_rows(snapshot: Snapshot, _: Request, rows: Counts) -> Shares:
 
 
 def _affinity(host: HostState, request: Request) -> float:
-    if request.group is None or request.group_rule == "anti_affinity":
+    if request.group is None or request.group_rule not in ("soft_anti_affinity", "soft_affinity"):
         return 0.0
     members = max(0, host.group_counts.get(request.group, 0))
     apart = 1.0 / (1.0 + members)
@@ -130,7 +130,7 @@ def _affinity(host: HostState, request: Request) -> float:
 
 
 def _affinity_rows(snapshot: Snapshot, request: Request, rows: Counts) -> Shares:
-    if request.group is None or request.group_rule == "anti_affinity":
+    if request.group is None or request.group_rule not in ("soft_anti_affinity", "soft_affinity"):
         return np.zeros(len(rows), dtype=np.float64)
     members = np.zeros(len(snapshot), dtype=np.int64)
     for row, count in snapshot.groups.get(request.group, {}).items():
@@ -140,11 +140,42 @@ def _affinity_rows(snapshot: Snapshot, request: Request, rows: Counts) -> Shares
     return apart if request.group_rule == "soft_anti_affinity" else together
 
 
+def _wants_domains(request: Request) -> bool:
+    return request.group is not None and request.group_rule in ("anti_affinity", "soft_anti_affinity")
+
+
+def _domain(host: HostState, request: Request) -> float:
+    if not _wants_domains(request) or not host.failure_domain:
+        return 0.0
+    return 1.0 / (1.0 + max(0, request.domain_members.get(host.failure_domain, 0)))
+
+
+def _domain_rows(snapshot: Snapshot, request: Request, rows: Counts) -> Shares:
+    values = np.zeros(len(snapshot), dtype=np.float64)
+    if _wants_domains(request):
+        for domain, flags in snapshot.domains.items():
+            if domain:
+                values[flags] = 1.0 / (1.0 + max(0, request.domain_members.get(domain, 0)))
+    return values[rows]
+
+
+def _image(host: HostState, request: Request) -> float:
+    return 1.0 if request.image in host.images else 0.0
+
+
+def _image_rows(snapshot: Snapshot, request: Request, rows: Counts) -> Shares:
+    if request.image is None or request.image not in snapshot.images:
+        return np.zeros(len(rows), dtype=np.float64)
+    return snapshot.images[request.image][rows].astype(np.float64)
+
+
 WEIGHERS: Final[tuple[Weigher, ...]] = (
     Weigher("spread", _spread, _spread_rows),
     Weigher("pack", _pack, _pack_rows),
     Weigher("load", _load, _load_rows),
     Weigher("affinity", _affinity, _affinity_rows),
+    Weigher("domain", _domain, _domain_rows),
+    Weigher("image", _image, _image_rows),
 )
 
 

@@ -29,6 +29,7 @@ def host(
     traits: frozenset[str] = frozenset(),
     load: float = 0.0,
     group_counts: Mapping[str, int] | None = None,
+    failure_domain: str = "",
 ) -> HostState:
     """A host in service with 8 vCPU, 8,192 MiB and 100 GiB, nothing used; its name is its id in capitals."""
     return HostState(
@@ -50,6 +51,7 @@ def host(
         traits=traits,
         load=load,
         group_counts=group_counts or {},
+        failure_domain=failure_domain,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from compute.scheduler.model import HostState, Inventory, Policy, Request, Resources
+from compute.scheduler.model import WEIGHER_NAMES, HostState, Inventory, Policy, Request, Resources
 
 # Cores are shared by many tests: a slow example says nothing about the scheduler, so there is no deadline.
 counted = settings(
@@ -23,12 +23,28 @@ counted = settings(
 POOLS = ("pool-a", "pool-b")
 TRAITS = ("numa", "ssd")
 GROUPS = ("blue", "green")
+CPU_MODELS = ("old", "new")
+CPU_FLAGS = ("aes", "avx2")
+NETWORKS = ("net-a", "net-b")
+STORAGES = ("store-a",)
+IMAGES = ("image-a", "image-b")
+DOMAINS = ("", "rack-1", "rack-2")
 IDS = tuple(f"host-{letter}" for letter in "abcdefgh")
 
 
 def amounts(*, most: int = 12, least: int = 0) -> st.SearchStrategy[Resources]:
     one = st.integers(least, most)
     return st.builds(Resources, vcpus=one, memory_mib=one, disk_gib=one)
+
+
+def mostly(items: Sequence[str]) -> st.SearchStrategy[frozenset[str]]:
+    """All of the items, or now and then fewer."""
+    return st.just(frozenset(items)) | st.frozensets(st.sampled_from(items))
+
+
+def seldom(items: Sequence[str]) -> st.SearchStrategy[frozenset[str]]:
+    """None of the items, or now and then some."""
+    return st.just(frozenset[str]()) | st.frozensets(st.sampled_from(items), max_size=1)
 
 
 ratios = st.sampled_from([1.0, 1.15, 1.5, 2.0, 16.0, 0.3])
@@ -60,6 +76,12 @@ def host_states(draw: st.DrawFn, *, host_id: str, in_service: bool = False) -> H
         traits=draw(st.frozensets(st.sampled_from(TRAITS))),
         load=draw(st.sampled_from([0.0, 0.1, 0.5, 1.0, 1.7, -0.2])),
         group_counts=draw(st.dictionaries(st.sampled_from(GROUPS), st.integers(0, 3))),
+        cpu_model=draw(st.sampled_from(CPU_MODELS)),
+        cpu_flags=draw(mostly(CPU_FLAGS)),
+        networks=draw(mostly(NETWORKS)),
+        storages=draw(mostly(STORAGES)),
+        images=draw(st.frozensets(st.sampled_from(IMAGES))),
+        failure_domain=draw(st.sampled_from(DOMAINS)),
     )
 
 
@@ -80,8 +102,16 @@ requests = st.builds(
     forbidden_hosts=st.sampled_from([frozenset[str](), frozenset[str](), frozenset(IDS[:2])]),
     target_host=st.sampled_from([None, None, None, IDS[0], "host-unknown"]),
     group=st.sampled_from([None, None, *GROUPS]),
-    group_rule=st.sampled_from(["anti_affinity", "soft_anti_affinity", "soft_affinity"]),
+    group_rule=st.sampled_from(["anti_affinity", "soft_anti_affinity", "soft_affinity", "affinity"]),
     virt_mode=st.sampled_from([None, None, "kvm", "lxc"]),
+    cpu_models=seldom(CPU_MODELS),
+    cpu_flags=seldom(CPU_FLAGS),
+    networks=seldom(NETWORKS),
+    storages=seldom(STORAGES),
+    image=st.sampled_from([None, *IMAGES, "image-nobody-has"]),
+    group_started=st.booleans(),
+    domain_limit=st.sampled_from([None, None, 0, 1, 2]),
+    domain_members=st.dictionaries(st.sampled_from(["rack-1", "rack-2", "rack-elsewhere"]), st.integers(0, 2)),
 )
 
 
@@ -105,6 +135,9 @@ def demands(draw: st.DrawFn) -> tuple[list[HostState], Request]:
             modes=draw(modes),
             traits=draw(traits),
             group_counts=draw(groups),
+            cpu_model=draw(st.sampled_from(CPU_MODELS)),
+            cpu_flags=draw(mostly(CPU_FLAGS)),
+            failure_domain=draw(st.sampled_from(DOMAINS)),
         )
         for host_id in draw(st.lists(st.sampled_from(IDS), unique=True, min_size=2))
     ]
@@ -115,7 +148,13 @@ def demands(draw: st.DrawFn) -> tuple[list[HostState], Request]:
         required_traits=draw(traits),
         target_host=draw(st.sampled_from([None, None, hosts[0].id])),
         group=draw(st.sampled_from([None, "blue"])),
+        group_rule=draw(st.sampled_from(["anti_affinity", "anti_affinity", "affinity"])),
         virt_mode=draw(st.sampled_from([None, None, "kvm"])),
+        cpu_models=draw(seldom(CPU_MODELS)),
+        cpu_flags=draw(seldom(CPU_FLAGS)),
+        group_started=draw(st.booleans()),
+        domain_limit=draw(st.sampled_from([None, None, None, 1, 2])),
+        domain_members=draw(st.dictionaries(st.sampled_from(["rack-1", "rack-2"]), st.integers(0, 2))),
     )
     return hosts, request
 
@@ -123,9 +162,7 @@ def demands(draw: st.DrawFn) -> tuple[list[HostState], Request]:
 policies = st.builds(
     Policy,
     name=st.sampled_from(["spread", "pack"]),
-    weights=st.dictionaries(
-        st.sampled_from(["spread", "pack", "load", "affinity"]), st.sampled_from([0.0, 1.0, -1.0, 0.1, 1 / 3, 7.5])
-    ),
+    weights=st.dictionaries(st.sampled_from(WEIGHER_NAMES), st.sampled_from([0.0, 1.0, -1.0, 0.1, 1 / 3, 7.5])),
 )
 
 

@@ -51,7 +51,7 @@ def test_operator_is_told_why_the_best_comes_before_the_next() -> None:
     hosts = [host("a", load=0.5), host("b", load=0.25)]
     assert operator_summary(rank(hosts, request(4, 1024, 10), SPREAD)) == (
         "2 hosts: 2 can take it.",
-        "B is best with 0.875 (spread 0.500, load 0.375, affinity 0.000); next is A with 0.750: load +0.125.",
+        "B is best with 0.875 (spread 0.500, load 0.375); next is A with 0.750: load +0.125.",
     )
 
 

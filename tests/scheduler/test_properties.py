@@ -25,6 +25,17 @@ def exact_capacity(host: HostState, resource: str) -> Fraction:
     return max(0, net) * Fraction(str(getattr(host.inventory, ratio_of[resource])))
 
 
+def its_group_allows(host: HostState, request: Request, group: str) -> bool:
+    members = host.group_counts.get(group, 0)
+    if request.group_rule == "anti_affinity" and members:
+        return False
+    if request.group_rule == "affinity" and request.group_started and not members:
+        return False
+    if request.domain_limit is None:
+        return True
+    return bool(host.failure_domain) and request.domain_members.get(host.failure_domain, 0) < request.domain_limit
+
+
 def can_take(host: HostState, request: Request) -> bool:
     """An independent statement of who may take a request."""
     if host.admin_state != "enabled" or host.observed_state != "up":
@@ -38,7 +49,11 @@ def can_take(host: HostState, request: Request) -> bool:
     modes = host.modes & MODES_OF_KIND[request.kind]
     if not modes or (request.virt_mode and request.virt_mode not in modes):
         return False
-    if request.group and request.group_rule == "anti_affinity" and host.group_counts.get(request.group):
+    if request.group and not its_group_allows(host, request, request.group):
+        return False
+    if request.cpu_models and host.cpu_model not in request.cpu_models:
+        return False
+    if request.cpu_flags - host.cpu_flags or request.networks - host.networks or request.storages - host.storages:
         return False
     for resource in RESOURCES:
         asked = getattr(request.resources, resource)
@@ -120,6 +135,9 @@ def test_a_stream_of_placements_never_goes_over_the_ratio(
             assert used <= exact_capacity(host, resource) or used == getattr(started[host.id], resource)
 
 
+PATCHED = ("inventory", "used", "instances", "admin_state", "observed_state", "load", "group_counts")
+
+
 def facts(snapshot: Snapshot) -> list[dict[str, object]]:
     """What the columns say of each row; a flag that no host has any more says nothing."""
     rows: list[dict[str, object]] = []
@@ -133,6 +151,12 @@ def facts(snapshot: Snapshot) -> list[dict[str, object]]:
             "pools": snapshot.pools,
             "modes": snapshot.modes,
             "traits": snapshot.traits,
+            "cpu_models": snapshot.cpu_models,
+            "cpu_flags": snapshot.cpu_flags,
+            "networks": snapshot.networks,
+            "storages": snapshot.storages,
+            "images": snapshot.images,
+            "domains": snapshot.domains,
         }
         said |= {name: {value for value, column in columns.items() if column[row]} for name, columns in flags.items()}
         said["groups"] = {group: members[row] for group, members in snapshot.groups.items() if row in members}
@@ -151,7 +175,7 @@ def test_a_snapshot_kept_up_to_date_ranks_like_a_new_one(
         host_id = data.draw(st.sampled_from([host.id for host in hosts]))
         changed, before = data.draw(host_states(host_id=host_id)), current[host_id]
         if data.draw(st.booleans()):  # what never changes by itself stays: then columns are patched, not built anew
-            changed = replace(changed, pool_id=before.pool_id, modes=before.modes, traits=before.traits)
+            changed = replace(before, **{name: getattr(changed, name) for name in PATCHED})
         current[host_id] = changed
         kept = kept.with_host(changed)
         size, group = data.draw(amounts()), data.draw(st.sampled_from([None, "blue"]))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from compute.scheduler.filters import FILTERS
-from compute.scheduler.model import Candidate, HostState, Policy, Ranking, Reason, Refusal, Request
+from compute.scheduler.model import WEIGHER_NAMES, Candidate, HostState, Policy, Ranking, Reason, Refusal, Request
 from compute.scheduler.ranking import rank, rank_columns, rank_hosts
 from compute.scheduler.snapshot import Snapshot
 from compute.scheduler.weighers import WEIGHERS
@@ -28,12 +28,26 @@ REFUSED: dict[str, tuple[HostState, Request, str]] = {
     "admin_state": (host(admin_state="draining"), request(), "draining"),
     "observed_state": (host(observed_state="down"), request(), "down"),
     "virt_mode": (host(modes=frozenset({"qemu", "kvm"})), request(kind="container"), "kvm, qemu"),
+    "cpu_model": (replace(host(), cpu_model="old"), replace(request(), cpu_models=frozenset({"new"})), "old"),
+    "cpu_flags": (
+        replace(host(), cpu_flags=frozenset({"aes"})),
+        replace(request(), cpu_flags=frozenset({"aes", "avx2"})),
+        "lacks avx2",
+    ),
     "traits": (
         host(traits=frozenset({"loud"})),
         replace(request(), required_traits=frozenset({"ssd"}), forbidden_traits=frozenset({"loud"})),
         "lacks ssd, has loud",
     ),
+    "network": (host(), replace(request(), networks=frozenset({"net-1"})), "lacks net-1"),
+    "storage": (host(), replace(request(), storages=frozenset({"store-1"})), "lacks store-1"),
     "anti_affinity": (host(group_counts={"web": 2}), replace(request(), group="web"), "2"),
+    "affinity": (host(), replace(request(), group="web", group_rule="affinity", group_started=True), ""),
+    "failure_domain": (
+        host(failure_domain="rack-1"),
+        replace(request(), group="web", group_rule="soft_affinity", domain_limit=2, domain_members={"rack-1": 2}),
+        "rack-1 has 2",
+    ),
     "capacity_vcpus": (host(used=resources(8, 0, 0)), request(), ""),
     "capacity_memory": (host(used=resources(0, 8192, 0)), request(), ""),
     "capacity_disk": (host(used=resources(0, 0, 100)), request(), ""),
@@ -128,6 +142,33 @@ def test_soft_rules_prefer_but_do_not_refuse() -> None:
     assert order(rank(hosts, replace(wanted, group_rule="soft_affinity"), SPREAD)) == ["a", "b"]
 
 
+def test_a_host_without_a_failure_domain_is_refused_where_domains_are_limited() -> None:
+    wanted = replace(request(), group="web", group_rule="soft_affinity", domain_limit=2)
+    ranking = rank([host("nowhere"), host("somewhere", failure_domain="rack-1")], wanted, SPREAD)
+    assert order(ranking) == ["somewhere"]
+    assert ranking.refusals[0].seen == "has none"
+
+
+def test_the_first_member_of_a_group_that_shares_a_host_may_go_anywhere() -> None:
+    wanted = replace(request(), group="web", group_rule="affinity")
+    hosts = [host("a"), host("b", group_counts={"web": 1}, used=resources(4, 0, 0))]
+    assert order(rank(hosts, wanted, SPREAD)) == ["a", "b"]
+    assert order(rank(hosts, replace(wanted, group_started=True), SPREAD)) == ["b"]
+
+
+def test_members_kept_apart_prefer_a_failure_domain_of_their_own() -> None:
+    hosts = [host("a", failure_domain="rack-1"), host("b", failure_domain="rack-2"), host("c")]
+    wanted = replace(request(), group="web", domain_members={"rack-1": 1})
+    assert order(rank(hosts, wanted, SPREAD)) == ["b", "a", "c"]
+    assert order(rank(hosts, replace(wanted, group_rule="soft_affinity"), SPREAD)) == ["a", "b", "c"]
+
+
+def test_a_host_that_has_the_image_comes_first_among_equals() -> None:
+    hosts = [host("a"), replace(host("b"), images=frozenset({"image-1"}))]
+    assert order(rank(hosts, replace(request(), image="image-1"), SPREAD)) == ["b", "a"]
+    assert order(rank(hosts, replace(request(), image="image-2"), SPREAD)) == ["a", "b"]
+
+
 def test_ties_are_broken_by_id() -> None:
     hosts = [host("c"), host("a"), host("b")]
     assert order(rank(hosts, request(), SPREAD)) == ["a", "b", "c"]
@@ -150,7 +191,7 @@ def test_unknown_policy_and_unknown_weigher_are_errors() -> None:
 
 
 def test_every_weigher_that_a_policy_can_name_exists() -> None:
-    assert [item.name for item in WEIGHERS] == ["spread", "pack", "load", "affinity"]
+    assert tuple(item.name for item in WEIGHERS) == WEIGHER_NAMES
 
 
 def test_two_hosts_with_one_id_are_an_error() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compute.scheduler.batch import plan_batch
 from compute.scheduler.model import HostState, Policy, Request
 from compute.scheduler.ranking import rank
 from compute.scheduler.remedies import Change, apply, how_many, remedies
@@ -29,8 +30,12 @@ def smaller_changes(change: Change) -> list[Change]:
     """The changes that take one unit, one instance or one trait less from the request, if they are still changes."""
     if change.to is not None and change.asked is not None:
         return [replace(change, to=change.to + 1)] if change.to + 1 < change.asked else []
-    left = [tuple(trait for trait in change.traits if trait != dropped) for dropped in change.traits]
-    return [replace(change, traits=traits) for traits in left if traits]
+    parts: list[Change] = []
+    for name in ("traits", "flags"):
+        listed = getattr(change, name)
+        left = [tuple(item for item in listed if item != dropped) for dropped in listed]
+        parts.extend(replace(change, **{name: items}) for items in left if items)
+    return parts
 
 
 @counted
@@ -67,6 +72,9 @@ def test_a_refusal_that_any_change_could_heal_is_offered_a_remedy(case: Case, po
         target_host=None,
         virt_mode=None,
         group_rule="soft_anti_affinity",
+        cpu_models=frozenset(),
+        cpu_flags=frozenset(),
+        domain_limit=None,
     )
     could_be_healed = bool(rank(hosts, least, policy).candidates)
     fits_already = bool(rank(hosts, wanted, policy).candidates)
@@ -95,13 +103,15 @@ def test_how_many_is_what_placing_one_by_one_reaches(case: Case, policy: Policy)
 
 
 def placed_one_by_one(hosts: list[HostState], wanted: Request, policy: Policy, most: int) -> int:
+    """The largest batch, up to `most`, that finds its hosts."""
     snapshot = Snapshot.from_hosts(hosts)
-    for number in range(most):
-        candidates = rank(snapshot, wanted, policy).candidates
-        if not candidates:
-            return number
-        snapshot = snapshot.after(candidates[0].host_id, wanted.resources, group=wanted.group)
-    return most
+    plan = plan_batch(snapshot, wanted, policy, most) if most else None
+    if plan is None or plan.failed_at is None:
+        return most
+    fits = plan.failed_at
+    while plan_batch(snapshot, wanted, policy, fits + 1).failed_at is None:  # a group on one host fails as a whole
+        fits += 1
+    return fits
 
 
 @counted
