@@ -52,6 +52,10 @@ class Client:
     def delete(self, path: str, **query: Any) -> Any:
         return self._send("DELETE", path, query=query)
 
+    def text(self, path: str, **query: Any) -> str:
+        """An answer that is no JSON."""
+        return self._ask("GET", path, query=query).text
+
     def pages(self, path: str, *, most: int | None = None, **query: Any) -> Iterator[dict[str, Any]]:
         """Every item of a list, page after page, or the first `most` of them."""
         cursor = None
@@ -67,6 +71,17 @@ class Client:
                 return
 
     def _send(self, method: str, path: str, *, query: Mapping[str, Any], body: Mapping[str, Any] | None = None) -> Any:
+        response = self._ask(method, path, query=query, body=body)
+        if not response.content:
+            return None
+        try:
+            return response.json()
+        except ValueError:
+            raise CliError(f"{self._http.base_url} does not speak the Cenote API")
+
+    def _ask(
+        self, method: str, path: str, *, query: Mapping[str, Any], body: Mapping[str, Any] | None = None
+    ) -> httpx.Response:
         headers = {}
         if method == "POST":
             headers["Idempotency-Key"] = self._key or str(uuid.uuid4())
@@ -78,12 +93,7 @@ class Client:
         response = self._try(request)
         if response.status_code >= 400:
             raise from_problem(response.status_code, response.content)
-        if not response.content:
-            return None
-        try:
-            return response.json()
-        except ValueError:
-            raise CliError(f"{self._http.base_url} does not speak the Cenote API")
+        return response
 
     def _try(self, request: httpx.Request) -> httpx.Response:
         """Send, and again where that cannot do the work twice: nothing arrived, the key protects, or nothing changes."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from compute.models import Decision, Host, Instance, Keypair, Operation
+from compute.models import Decision, Host, Instance, Keypair, Operation, Price
 from tenants.models import ApiToken, Tenant, User
 from tests.api.conftest import World
 
@@ -30,6 +30,7 @@ class Things:
     carol: User
     token: ApiToken
     spare_host: Host
+    price: Price
 
 
 @dataclass(frozen=True)
@@ -186,5 +187,10 @@ ROWS: dict[str, Row] = {
     "decision_show": Row(
         "GET", _of("decisions", lambda things: things.decision), object_id=lambda things: things.decision.id
     ),
+    "usage_show": Row("GET", _at("usage")),
+    "usage_showback": Row("GET", _at("usage/showback")),
+    "price_list": Row("GET", _at("prices")),
+    "price_create": Row("POST", _at("prices"), _body(resource="vcpu", per_hour="0.01", currency="EUR")),
+    "price_delete": Row("DELETE", _of("prices", lambda things: things.price)),
     "audit_list": Row("GET", _at("audit")),
 }

@@ -13,7 +13,7 @@ from django.test import override_settings
 
 from cloud.api.routes import Route
 from cloud.api.v1.urls import urlpatterns
-from compute.models import Decision, Domain, Host, Instance, Keypair, Operation
+from compute.models import Decision, Domain, Host, Instance, Keypair, Operation, Price
 from tenants import roles
 from tenants.models import ApiToken, AuditEvent, Membership, Quota, Tenant, User
 from tests.api.conftest import ROLES, Caller, World, build_world, undone
@@ -96,6 +96,9 @@ def build_things() -> Things:
         carol=carol,
         token=ApiToken.unscoped.get(user=carol),
         spare_host=make_host(world.pool, admin_state="disabled"),
+        price=Price.objects.create(
+            resource="disk_gib", per_hour="0.001", currency="EUR", valid_from="2026-01-01T00:00:00Z", set_by="x"
+        ),
     )
 
 
@@ -125,6 +128,7 @@ def books() -> Any:
         Host.objects: ["id", "admin_state", "version", "used_vcpus"],
         AuditEvent.unscoped: ["id"],
         Domain.objects: ["id"],
+        Price.objects: ["id", "valid_until"],
     }
     return {
         manager.model.__name__: sorted(map(str, manager.values_list(*columns))) for manager, columns in tables.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 from decimal import Decimal
 
@@ -11,8 +12,8 @@ from django.utils import timezone
 
 from compute.models import Price
 from compute.selectors.prices import PriceBook, hourly_prices, list_prices, price_per_hour
-from compute.services.prices import set_price
-from tenants.errors import InvalidInput, PermissionDenied
+from compute.services.prices import end_price, set_price
+from tenants.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from tenants.models import AuditEvent
 from tenants.services.access import system_actor
 from tests.factories.compute import make_flavor, make_pool
@@ -22,9 +23,8 @@ ACTOR = system_actor("tests")
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def put(resource: str, per_hour: str | None, **more: object) -> Price | None:
-    value = None if per_hour is None else Decimal(per_hour)
-    return set_price(actor=ACTOR, resource=resource, per_hour=value, currency="EUR", **more)  # type: ignore[arg-type]
+def put(resource: str, per_hour: str, **more: object) -> Price:
+    return set_price(actor=ACTOR, resource=resource, per_hour=Decimal(per_hour), currency="EUR", **more)  # type: ignore[arg-type]
 
 
 def begun(resource: str, per_hour: str, *, hours: int = 2, **more: object) -> Price:
@@ -38,7 +38,6 @@ def begun(resource: str, per_hour: str, *, hours: int = 2, **more: object) -> Pr
 def test_a_new_price_ends_the_old_one_and_leaves_the_past() -> None:
     old = begun("vcpu", "0.01")
     new = put("vcpu", "0.02")
-    assert new is not None
     old.refresh_from_db()
     assert old.valid_until == new.valid_from
     assert old.per_hour == Decimal("0.01")
@@ -55,9 +54,33 @@ def test_what_was_planned_is_replaced_by_a_newer_plan() -> None:
     old.refresh_from_db()
     assert old.valid_until == later - timedelta(days=1)
     assert [price.per_hour for price in Price.objects.order_by("valid_from")] == [Decimal("0.01"), Decimal("0.03")]
-    put("vcpu", None, valid_from=later)
-    assert Price.objects.get(per_hour="0.03").valid_until == later
     assert [price.per_hour for price in list_prices(actor=ACTOR)] == [Decimal("0.01"), Decimal("0.03")]
+
+
+def test_a_price_ends_with_the_next_second_once() -> None:
+    price = begun("vcpu", "1")
+    end_price(actor=ACTOR, price_id=price.id)
+    price.refresh_from_db()
+    assert price.valid_until is not None
+    assert timedelta(0) <= price.valid_until - timezone.now() + timedelta(seconds=1) <= timedelta(seconds=2)
+    Price.objects.filter(id=price.id).update(valid_until=timezone.now() + timedelta(milliseconds=1))
+    with pytest.raises(Conflict):
+        end_price(actor=ACTOR, price_id=price.id)
+    with pytest.raises(NotFound):
+        end_price(actor=ACTOR, price_id=uuid.uuid4())
+
+
+def test_a_plan_that_is_withdrawn_leaves_no_time_without_a_price() -> None:
+    old = begun("vcpu", "1")
+    later = timezone.now().replace(microsecond=0) + timedelta(days=1)
+    planned = put("vcpu", "2", valid_from=later)
+    latest = put("vcpu", "3", valid_from=later + timedelta(days=1))
+    end_price(actor=ACTOR, price_id=planned.id)
+    old.refresh_from_db()
+    assert old.valid_until == latest.valid_from
+    end_price(actor=ACTOR, price_id=latest.id)
+    old.refresh_from_db()
+    assert old.valid_until is None
 
 
 def test_the_past_cannot_be_set_through_the_service() -> None:
@@ -145,6 +168,8 @@ def test_only_operators_set_prices_and_values_are_judged() -> None:
     actor = make_actor("owner", make_tenant())
     with pytest.raises(PermissionDenied):
         set_price(actor=actor, resource="vcpu", per_hour=Decimal(1), currency="EUR")
+    with pytest.raises(PermissionDenied):
+        end_price(actor=actor, price_id=uuid.uuid4())
     for wrong in (
         {"resource": "gpu"},
         {"per_hour": Decimal("-1")},

@@ -14,9 +14,11 @@ from cloud.api.v1.me import Me
 from cloud.api.v1.members import Members
 from cloud.api.v1.operations import Operations
 from cloud.api.v1.pools import Pools
+from cloud.api.v1.prices import Prices
 from cloud.api.v1.quotas import Quotas
 from cloud.api.v1.tenants import Tenants
 from cloud.api.v1.tokens import Tokens
+from cloud.api.v1.usage import ShowbackDoor, Usage
 from cloud.api.v1.users import Users
 
 
@@ -62,5 +64,9 @@ urlpatterns = [
     _collection("operations/<str:operation_id>/retry", Operations, post="retry"),
     _collection("decisions", Decisions, get="list"),
     _collection("decisions/<str:decision_id>", Decisions, get="retrieve"),
+    _collection("usage", Usage, get="list"),
+    _collection("usage/showback", ShowbackDoor, get="list"),
+    _collection("prices", Prices, get="list", post="create"),
+    _collection("prices/<str:price_id>", Prices, delete="destroy"),
     _collection("audit", Audit, get="list"),
 ]

@@ -1,0 +1,214 @@
+"""Usage of a tenant and all below it, added up from the segments of the usage ledger.
+
+A figure is seconds x amount, an integer: the segment's whole seconds inside the period times what it holds. Hence parts
+add up exactly, whether a tenant's tree is cut into its branches, a period into shorter ones, or both.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Final
+
+from django.db import connection
+
+from compute import outbox
+from tenants.errors import InvalidInput
+from tenants.models import Tenant
+from tenants.services.access import Actor, authorize
+
+GROUPS: Final[tuple[str, ...]] = ("tenant", "flavor", "pool", "kind", "instance", "day")
+MAX_DAYS: Final = 3660
+MAX_GROUPS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """[start, end) in whole seconds. `until`: the part that has been lived through, on the database's clock."""
+
+    start: datetime
+    end: datetime
+    until: datetime
+
+    @classmethod
+    def between(cls, start: datetime | None, end: datetime | None) -> Period:
+        """Return the period from `start` (the first of this month, UTC) to `end` (now). Raises InvalidInput."""
+        now = outbox.database_now().astimezone(UTC).replace(microsecond=0)
+        start = now.replace(day=1, hour=0, minute=0, second=0) if start is None else start.astimezone(UTC)
+        end = max(now, start) if end is None else end.astimezone(UTC)
+        for name, moment in (("from", start), ("to", end)):
+            if moment.microsecond:
+                raise InvalidInput.field(f"?{name}", "invalid", "Usage is kept in whole seconds.")
+        if not start <= end:
+            raise InvalidInput.field("?to", "out_of_range", "The period ends before it begins.")
+        if end - start > timedelta(days=MAX_DAYS):
+            raise InvalidInput.field("?from", "out_of_range", f"A period has at most {MAX_DAYS} days.")
+        return cls(start, end, max(start, min(end, now)))
+
+    def cut_at(self, moments: Iterable[datetime]) -> list[tuple[datetime, datetime]]:
+        """Cut what has been lived through at those moments that lie inside; neighbours touch."""
+        inside = {moment for moment in moments if self.start < moment < self.until}
+        return list(pairwise(sorted({self.start, self.until} | inside)))
+
+    def midnights(self) -> list[datetime]:
+        """Return the starts of the days (UTC) inside the period."""
+        first = self.start.replace(hour=0, minute=0, second=0)
+        return [first + timedelta(days=number) for number in range((self.until - first).days + 2)]
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Seconds times amount."""
+
+    instance_seconds: int = 0
+    vcpu_seconds: int = 0
+    memory_mib_seconds: int = 0
+    disk_gib_seconds: int = 0
+
+    def __add__(self, other: Amounts) -> Amounts:
+        return Amounts(
+            self.instance_seconds + other.instance_seconds,
+            self.vcpu_seconds + other.vcpu_seconds,
+            self.memory_mib_seconds + other.memory_mib_seconds,
+            self.disk_gib_seconds + other.disk_gib_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one group of one tenant's instances of one flavor in one pool used between two cuts."""
+
+    group: str
+    group_name: str
+    tenant_id: uuid.UUID
+    flavor_id: uuid.UUID
+    pool_id: uuid.UUID
+    kind: str
+    start: datetime
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One line of a report. `id`: of the tenant, flavor, pool or instance; else the kind, or the day."""
+
+    id: str
+    name: str
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """Usage of a tenant (None: of the whole cloud) in a period; `groups` add up to `total`."""
+
+    tenant: Tenant | None
+    period: Period
+    group_by: str
+    groups: tuple[Group, ...]
+    total: Amounts
+
+
+# Group "tenant": the next tenant below the payer on the way to the one that used it, or the payer itself.
+_PIECES: Final = """
+WITH cuts AS (
+    SELECT * FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS c(start, until)
+), used AS (
+    SELECT CASE %(group_by)s
+               WHEN 'tenant' THEN coalesce(s.payers[coalesce(array_position(s.payers, %(payer)s::uuid), 0) + 1], s.tenant_id)::text
+               WHEN 'flavor' THEN s.flavor_id::text
+               WHEN 'pool' THEN s.pool_id::text
+               WHEN 'kind' THEN s.kind
+               WHEN 'instance' THEN s.consumer_id::text
+               ELSE '' END AS key,
+           CASE %(group_by)s WHEN 'flavor' THEN s.flavor_name WHEN 'pool' THEN s.pool_name
+                             WHEN 'instance' THEN s.consumer_name ELSE '' END AS name,
+           s.tenant_id, s.flavor_id, s.pool_id, s.kind, c.start, s.vcpus, s.memory_mib, s.disk_gib,
+           extract(epoch FROM least(coalesce(s.ended_at, 'infinity'), c.until) - greatest(s.billed_from, c.start))::bigint AS seconds
+    FROM tenants_usagesegment s
+    JOIN cuts c ON s.billed_from < c.until AND coalesce(s.ended_at, 'infinity') > c.start
+    WHERE s.billed_from < %(until)s AND (s.ended_at IS NULL OR s.ended_at > %(start)s)
+      AND (%(payer)s::uuid IS NULL OR s.payers @> ARRAY[%(payer)s::uuid])
+)
+SELECT key, max(name), tenant_id, flavor_id, pool_id, kind, start,
+       sum(seconds)::bigint, sum(seconds * vcpus)::bigint, sum(seconds * memory_mib)::bigint, sum(seconds * disk_gib)::bigint
+FROM used GROUP BY key, tenant_id, flavor_id, pool_id, kind, start ORDER BY key, start
+"""
+
+
+def measure(*, payer: uuid.UUID | None, cuts: Sequence[tuple[datetime, datetime]], group_by: str) -> list[Piece]:
+    """Add up what `payer` and all below it were charged for, between each two cuts. `cuts` touch, in order."""
+    if not cuts:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _PIECES,
+            {
+                "payer": payer,
+                "starts": [start for start, _ in cuts],
+                "ends": [end for _, end in cuts],
+                "start": cuts[0][0],
+                "until": cuts[-1][1],
+                "group_by": group_by,
+            },
+        )
+        rows = cursor.fetchall()
+    return [
+        Piece(
+            group=group,
+            group_name=name,
+            tenant_id=tenant_id,
+            flavor_id=flavor_id,
+            pool_id=pool_id,
+            kind=kind,
+            start=start,
+            amounts=Amounts(*amounts),
+        )
+        for group, name, tenant_id, flavor_id, pool_id, kind, start, *amounts in rows
+    ]
+
+
+def read_usage(*, actor: Actor, tenant: Tenant | None, period: Period, group_by: str = "tenant") -> UsageReport:
+    """Return the usage of a tenant and all below it (None: of the whole cloud, for operators), in groups.
+
+    What is still held counts up to now. Raises PermissionDenied, NotFound, InvalidInput (too many groups).
+    """
+    authorize(actor, "usage.read", tenant)
+    cuts = period.cut_at(period.midnights() if group_by == "day" else ())
+    pieces = measure(payer=tenant.id if tenant else None, cuts=cuts, group_by=group_by)
+    sums: dict[str, Amounts] = {}
+    names: dict[str, str] = {}
+    if group_by == "day":
+        sums = {start.date().isoformat(): Amounts() for start, _ in cuts}
+    for piece in pieces:
+        key = piece.start.astimezone(UTC).date().isoformat() if group_by == "day" else piece.group
+        sums[key] = sums.get(key, Amounts()) + piece.amounts
+        names[key] = piece.group_name or key
+    check_group_count(len(sums))
+    if group_by == "tenant":
+        names |= tenant_names(sums)
+    groups = tuple(Group(key, names.get(key, key), amounts) for key, amounts in sums.items())
+    total = sum((group.amounts for group in groups), Amounts())
+    return UsageReport(tenant=tenant, period=period, group_by=group_by, groups=_sorted(groups, group_by), total=total)
+
+
+def check_group_count(count: int) -> None:
+    """Raise InvalidInput for a report that nobody reads and that would fill the memory of a web process."""
+    if count > MAX_GROUPS:
+        raise InvalidInput.field(
+            "?group_by", "too_many", f"That would be {count} lines, more than {MAX_GROUPS}: ask for a tenant below."
+        )
+
+
+def tenant_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return the tenants' names by id, as texts."""
+    rows = Tenant.objects.filter(id__in=list(keys)).values_list("id", "name")
+    return {str(tenant_id): name for tenant_id, name in rows}
+
+
+def _sorted(groups: tuple[Group, ...], group_by: str) -> tuple[Group, ...]:
+    if group_by == "day":
+        return tuple(sorted(groups, key=lambda group: group.id))
+    return tuple(sorted(groups, key=lambda group: (-group.amounts.vcpu_seconds, group.name, group.id)))
