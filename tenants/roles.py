@@ -37,7 +37,7 @@ _ADDED: Final[dict[str, frozenset[str]]] = {
         "instance.create,update,start,stop,reboot,delete,console keypair.create,delete operation.cancel,retry"
     ),
     # token.manage: other members' tokens. quota.update: the limits of the tenants below, never one's own.
-    ADMIN: _permissions("member.create,update,delete token.manage tenant.create,update quota.update audit.read"),
+    ADMIN: _permissions("member.create,update,delete token.manage tenant.create,update,move quota.update audit.read"),
     OWNER: _permissions("tenant.delete"),
 }
 

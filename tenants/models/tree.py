@@ -24,8 +24,8 @@ class Tenant(models.Model):
     """A node of the tree: who owns and pays.
 
     `path` holds the ids from the root down to this tenant, itself included: ancestors and descendants are one query
-    each, at any depth, without recursion. The database checks that it ends with parent and self; tenants never change
-    parents.
+    each, at any depth, without recursion. The database checks that it ends with parent and self and goes in
+    no circle. `services.moves` alone rewrites it: read it from the row, and under `services.tree.hold` where sums go up it.
     """
 
     class State(models.TextChoices):

@@ -8,7 +8,7 @@ from django.utils import timezone
 from tenants import roles
 from tenants.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from tenants.models import ApiToken, Membership, Tenant, User
-from tenants.services import audit, quotas
+from tenants.services import audit, quotas, tree
 from tenants.services.access import Actor, authorize, standing
 
 
@@ -83,6 +83,7 @@ def _revoke_tokens_without_role(tenant: Tenant, user: User) -> list[tuple[Tenant
 
 def _lock(tenant: Tenant) -> None:
     """One change of members at a time: else two owners could remove each other at once and leave none."""
+    tree.hold()
     held = Tenant.objects.select_for_update(no_key=True).filter(id=tenant.id).first()
     if held is None or held.state == Tenant.State.DELETED:
         raise NotFound

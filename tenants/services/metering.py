@@ -18,6 +18,7 @@ from django.db import connection, transaction
 
 from tenants.models import Tenant
 from tenants.models.ids import new_id
+from tenants.services import tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +118,8 @@ def _run(sql: str, parameters: dict[str, Any]) -> int:
         # Alone it would commit by itself: usage without the act, or the act without its usage.
         raise transaction.TransactionManagementError("usage is recorded only inside the transaction of the act")
     with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
+        # In one round trip. Payers are read, and segments changed, while no tenant moves: see `tree` for the order.
+        cursor.execute(tree.HOLD_SQL + sql, parameters)
+        cursor.nextset()
         changed: int = cursor.rowcount
         return changed

@@ -60,11 +60,11 @@ def shown_lines(lines: Sequence[QuotaEffect]) -> list[dict[str, Any]]:
     return [line.shown() for line in lines if line.tenant_id is not None or line.missing]
 
 
-def forecast_charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor) -> list[QuotaEffect]:
-    """Return what `quotas.charge` would do for each resource of `amounts`, from the tenant up to the root. One query."""
+def forecast_at(*, levels: Sequence[UUID], amounts: Mapping[str, int], actor: Actor) -> list[QuotaEffect]:
+    """Return what a charge of `amounts` would do at `levels`, given from the top down; the lowest first. One query."""
     visible = visible_tenant_ids(actor)
-    rows = Quota.unscoped.filter(tenant_id__in=tenant.path, resource__in=list(amounts)).select_related("tenant")
-    height = {level: -depth for depth, level in enumerate(tenant.path)}
+    rows = Quota.unscoped.filter(tenant_id__in=levels, resource__in=list(amounts)).select_related("tenant")
+    height = {level: -depth for depth, level in enumerate(levels)}
     effects = []
     for row in sorted(rows, key=lambda row: (height[row.tenant_id], _ORDER[row.resource])):
         seen = visible is ALL or row.tenant_id in visible
@@ -79,3 +79,8 @@ def forecast_charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor)
             )
         )
     return effects
+
+
+def forecast_charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor) -> list[QuotaEffect]:
+    """Return what `quotas.charge` would do for each resource of `amounts`, from the tenant up to the root. One query."""
+    return forecast_at(levels=tenant.path, amounts=amounts, actor=actor)

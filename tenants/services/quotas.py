@@ -7,7 +7,7 @@ root's rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -17,44 +17,65 @@ from django.db import connection, transaction
 from tenants.errors import InvalidInput, LedgerMismatch, QuotaExceeded
 from tenants.models import RESOURCES, Quota, Tenant
 from tenants.scope import ALL
-from tenants.services import audit
+from tenants.services import audit, tree
 from tenants.services.access import Actor, authorize_from_above, visible_tenant_ids
 
 # Well inside bigint even when summed over every tenant, and exact in JSON.
 MAX_AMOUNT: Final = 2**53
 
+# The path is read by the statement itself, after the lock on the tree: the `path` of a tenant in memory may be older
+# than a move.
+_UP_THE_TREE: Final = """
+WITH wanted AS (
+    SELECT level AS tenant_id, depth, a.resource, sum(a.n)::bigint AS n
+    FROM unnest(%(tenants)s::uuid[], %(resources)s::text[], %(amounts)s::bigint[]) AS a(tenant_id, resource, n)
+    JOIN tenants_tenant t ON t.id = a.tenant_id
+    CROSS JOIN LATERAL unnest(t.path) WITH ORDINALITY AS p(level, depth)
+    GROUP BY level, depth, a.resource
+)
+"""
+_AT_LEVELS: Final = """
+WITH wanted AS (
+    SELECT level AS tenant_id, depth, a.resource, a.n
+    FROM unnest(%(levels)s::uuid[], %(depths)s::bigint[]) AS p(level, depth)
+    CROSS JOIN unnest(%(resources)s::text[], %(amounts)s::bigint[]) AS a(resource, n)
+)
+"""
 # `locked` fixes the order of the locks. A row that another transaction changed while this one waited is read anew by
 # UPDATE itself (READ COMMITTED), so the guard below always judges the newest committed `used`.
 _LOCKED: Final = """
-WITH wanted AS (
-    SELECT * FROM unnest(%(tenants)s::uuid[], %(depths)s::int[], %(resources)s::text[], %(amounts)s::bigint[])
-        AS w(tenant_id, depth, resource, n)
-), locked AS (
+, locked AS (
     SELECT q.id, w.n
     FROM tenants_quota q JOIN wanted w ON w.tenant_id = q.tenant_id AND w.resource = q.resource
     ORDER BY w.depth DESC, q.tenant_id, q.resource
     FOR UPDATE OF q
 )
 """
-_CHARGE: Final = (
-    _LOCKED
-    + """
-UPDATE tenants_quota q SET used = q.used + locked.n, updated_at = now()
-FROM locked
-WHERE q.id = locked.id AND (q."limit" IS NULL OR q.used + locked.n <= q."limit")
-RETURNING q.tenant_id, q.resource
-"""
+_CHARGE: Final = """
+, moved AS (
+    UPDATE tenants_quota q SET used = q.used + locked.n, updated_at = now()
+    FROM locked
+    WHERE q.id = locked.id AND (q."limit" IS NULL OR q.used + locked.n <= q."limit")
+    RETURNING q.tenant_id, q.resource
 )
-_RELEASE: Final = (
-    _LOCKED
-    + """
-UPDATE tenants_quota q
-SET used = q.used - locked.n, ceiling = q."limit" + greatest(q.used - locked.n - q."limit", 0), updated_at = now()
-FROM locked
-WHERE q.id = locked.id AND q.used >= locked.n
-RETURNING q.tenant_id, q.resource
 """
+_RELEASE: Final = """
+, moved AS (
+    UPDATE tenants_quota q
+    SET used = q.used - locked.n, ceiling = q."limit" + greatest(q.used - locked.n - q."limit", 0), updated_at = now()
+    FROM locked
+    WHERE q.id = locked.id AND q.used >= locked.n
+    RETURNING q.tenant_id, q.resource
 )
+"""
+# The row nearest to the leaf that did not move, if there is one.
+_LEFT_BEHIND: Final = """
+SELECT w.tenant_id, w.resource, w.n
+FROM wanted w LEFT JOIN moved m ON m.tenant_id = w.tenant_id AND m.resource = w.resource
+WHERE m.tenant_id IS NULL
+ORDER BY w.depth DESC, w.tenant_id, w.resource
+LIMIT 1
+"""
 # The ceiling follows the limit, never below what is used: see Quota.
 _SET_LIMIT: Final = """
 UPDATE tenants_quota
@@ -74,6 +95,11 @@ class QuotaLine:
     limit: int | None
     used: int
     available: int | None
+
+    @property
+    def over(self) -> int:
+        """By how much the use is above the limit. What exists stays; nothing new is charged until it is below."""
+        return 0 if self.limit is None else max(self.used - self.limit, 0)
 
 
 def ensure_rows(*, tenant: Tenant) -> None:
@@ -108,43 +134,73 @@ def release_many(*, items: Iterable[tuple[Tenant, Mapping[str, int]]]) -> None:
     _move(_RELEASE, items=items, charging=False, actor=None)
 
 
+def transfer(*, amounts: Mapping[str, int], leaving: Sequence[UUID], entering: Sequence[UUID], actor: Actor) -> None:
+    """Take amounts off some levels of the tree and put them on others: what a moved tenant brings along.
+
+    `leaving` and `entering` are lines of ancestors from the top down that share no level. The caller holds the tree
+    alone. Raises QuotaExceeded, LedgerMismatch.
+    """
+    for sql, levels, charging in ((_RELEASE, leaving, False), (_CHARGE, entering, True)):
+        _run(
+            _AT_LEVELS,
+            sql,
+            charging=charging,
+            actor=actor,
+            levels=[str(level) for level in levels],
+            depths=list(range(len(levels))),
+            resources=list(amounts),
+            amounts=list(amounts.values()),
+        )
+
+
 def _move(sql: str, *, items: Iterable[tuple[Tenant, Mapping[str, int]]], charging: bool, actor: Actor | None) -> None:
+    rows = [
+        (str(tenant.id), resource, amount)
+        for tenant, amounts in items
+        for resource, amount in amounts.items()
+        if _check_amount(resource, amount)
+    ]
     if not connection.in_atomic_block:
         # Alone it would commit by itself, and a crash before the caller's own commit would leave the ledger wrong.
         raise transaction.TransactionManagementError("quota moves only inside the transaction of what it pays for")
-    rows: dict[tuple[int, UUID, str], int] = {}
-    for tenant, amounts in items:
-        for resource, amount in amounts.items():
-            _check_amount(resource, amount)
-            for depth, level in enumerate(tenant.path if amount else ()):
-                rows[-depth, level, resource] = rows.get((-depth, level, resource), 0) + amount
     if not rows:
         return
-    # From the leaves up, as they are locked, so that the first row missing below is the nearest to the leaf.
-    wanted = sorted(rows)
+    tenants, resources, amounts = (list(column) for column in zip(*rows, strict=True))
+    _run(_UP_THE_TREE, sql, charging=charging, actor=actor, tenants=tenants, resources=resources, amounts=amounts)
+
+
+def _run(wanted: str, sql: str, *, charging: bool, actor: Actor | None, **parameters: Any) -> None:
     # The savepoint undoes the levels that fitted when one did not, and frees their locks, if the caller goes on.
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(
-            sql,
-            {
-                "tenants": [str(level) for _, level, _ in wanted],
-                "depths": [-height for height, _, _ in wanted],
-                "resources": [resource for _, _, resource in wanted],
-                "amounts": [rows[key] for key in wanted],
-            },
-        )
-        moved = set(cursor.fetchall())
-        for key in wanted:
-            _, level, resource = key
-            if (level, resource) not in moved:
-                raise _refusal(tenant_id=level, resource=resource, asked=rows[key], charging=charging, actor=actor)
+        # Two statements in one round trip: the second one's snapshot is taken when the tree is held.
+        cursor.execute(tree.HOLD_SQL + wanted + _LOCKED + sql + _LEFT_BEHIND, parameters)
+        cursor.nextset()
+        behind = cursor.fetchone()
+        if behind is not None:
+            tenant_id, resource, asked = behind
+            raise _refusal(tenant_id=tenant_id, resource=resource, asked=asked, charging=charging, actor=actor)
 
 
-def _check_amount(resource: str, amount: int) -> None:
+def _check_amount(resource: str, amount: int) -> bool:
+    """Whether there is anything to move. Raises ValueError for what is no amount."""
     if resource not in RESOURCES:
         raise ValueError(f"no such resource: {resource}")
     if not 0 <= amount <= MAX_AMOUNT:
         raise ValueError(f"{resource}: {amount} is no amount")
+    return amount > 0
+
+
+def exceeded(
+    *, tenant_id: UUID | None, name: str | None, resource: str, limit: int | None, used: int | None, asked: int
+) -> QuotaExceeded:
+    """The error for one level without room; `tenant_id`, and the figures with it, None where it must not be told."""
+    if tenant_id is None:
+        sentence = f"A tenant above yours has no room for {asked} more {resource}."
+        name = limit = used = None
+    else:
+        sentence = f"Tenant {name} may use {limit} {resource}, uses {used}, and {asked} more were asked for."
+    tenant = {"id": None if tenant_id is None else str(tenant_id), "name": name}
+    return QuotaExceeded(sentence, tenant=tenant, resource=resource, limit=limit, used=used, asked=asked)
 
 
 def _refusal(*, tenant_id: UUID, resource: str, asked: int, charging: bool, actor: Actor | None) -> Exception:
@@ -154,24 +210,13 @@ def _refusal(*, tenant_id: UUID, resource: str, asked: int, charging: bool, acto
         return LedgerMismatch(f"There is no {resource} row for tenant {tenant_id}.")
     if not charging:
         return LedgerMismatch(f"{asked} {resource} cannot be released: only {row.used} are in use.")
-    name, limit, used = row.tenant.name, row.limit, row.used
-    if actor is not None:
-        visible = visible_tenant_ids(actor)
-        if visible is not ALL and tenant_id not in visible:
-            return QuotaExceeded(
-                f"A tenant above yours has no room for {asked} more {resource}.",
-                tenant={"id": None, "name": None},
-                resource=resource,
-                limit=None,
-                used=None,
-                asked=asked,
-            )
-    return QuotaExceeded(
-        f"Tenant {name} may use {limit} {resource}, uses {used}, and {asked} more were asked for.",
-        tenant={"id": str(tenant_id), "name": name},
+    visible = ALL if actor is None else visible_tenant_ids(actor)
+    return exceeded(
+        tenant_id=tenant_id if visible is ALL or tenant_id in visible else None,
+        name=row.tenant.name,
         resource=resource,
-        limit=limit,
-        used=used,
+        limit=row.limit,
+        used=row.used,
         asked=asked,
     )
 

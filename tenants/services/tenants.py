@@ -12,7 +12,7 @@ from tenants import roles
 from tenants.errors import Conflict, InvalidInput, NameTaken, NotFound, TenantDisabled, VersionMismatch
 from tenants.models import ApiToken, Membership, Quota, Tenant, User, new_id
 from tenants.models.tree import TENANT_NAME
-from tenants.services import audit, quotas
+from tenants.services import audit, quotas, tree
 from tenants.services.access import Actor, authorize, authorize_from_above
 
 # What a top tenant may have before an operator says otherwise: of things that cost rows, not hardware. The rest starts
@@ -45,6 +45,7 @@ def create_tenant(
     authorize(actor, "tenant.create", parent)
     _check_name(name)
     with transaction.atomic():
+        tree.hold()
         path = []
         held = None
         if parent is not None:
@@ -132,18 +133,20 @@ def set_tenant_state(*, actor: Actor, tenant: Tenant, active: bool, expected_ver
 def delete_tenant(*, actor: Actor, tenant: Tenant, expected_version: int | None = None) -> None:
     """End a tenant: its members and tokens go, the row stays for the audit trail, the name becomes free.
 
-    Raises Conflict while tenants are below it or anything is in use; VersionMismatch, PermissionDenied, NotFound.
+    Raises Conflict while tenants are below it or anything is in use (data: reason, used, goes_with: resource -> count);
+    VersionMismatch, PermissionDenied, NotFound.
     """
     authorize(actor, "tenant.delete", tenant)
     with transaction.atomic():
+        tree.hold()
         held = _lock(tenant, expected_version)
-        if Tenant.objects.filter(parent=held).exclude(state=Tenant.State.DELETED).exists():
-            raise Conflict("There are tenants below this one; delete them first.", reason="has_children")
+        tokens = _revoke_tokens(held)
         rows = list(Quota.unscoped.filter(tenant=held).order_by("resource").select_for_update())
-        in_use = {row.resource: row.used for row in rows if row.used and row.resource not in _GOES_WITH_TENANT}
-        if in_use:
-            raise Conflict("The tenant still uses " + ", ".join(sorted(in_use)) + ".", reason="in_use", used=in_use)
-        tokens = ApiToken.unscoped.filter(tenant=held, revoked_at=None).update(revoked_at=timezone.now())
+        # Once more: one that was made before these rows were locked. One that is being made waits for them, and fails.
+        tokens += _revoke_tokens(held)
+        used = {row.resource: row.used for row in rows if row.used}
+        if any(resource not in _GOES_WITH_TENANT for resource in used):
+            raise _not_empty(used)
         _, deleted = Membership.unscoped.filter(tenant=held).delete()
         releases = [(held, {"tokens": tokens, "members": deleted.get("tenants.Membership", 0)})]
         if held.parent is not None:
@@ -154,6 +157,31 @@ def delete_tenant(*, actor: Actor, tenant: Tenant, expected_version: int | None 
         held.state = Tenant.State.DELETED
         _save(held, "state")
         audit.record(actor=actor, action="tenant.delete", tenant=held, target=held, before={"name": held.name})
+
+
+def _revoke_tokens(tenant: Tenant) -> int:
+    return ApiToken.unscoped.filter(tenant=tenant, revoked_at=None).update(revoked_at=timezone.now())
+
+
+def _not_empty(used: Mapping[str, int]) -> Conflict:
+    """Why a tenant is not deleted, in counts. What instances are made of is told only where no instance tells it."""
+    told = [name for name in ("instances", "keypairs", "tenants") if name in used]
+    told = told or sorted(set(used) - set(_GOES_WITH_TENANT))
+    holds = ", ".join(_counted(name, used[name]) for name in told)
+    goes = " and ".join(_counted(name, used.get(name, 0)) for name in _GOES_WITH_TENANT)
+    return Conflict(
+        f"The tenant still holds {holds}. Delete these first, or ask for all of it to be deleted (cascade). "
+        f"{goes} would go with it.",
+        reason="has_children" if "tenants" in used else "in_use",
+        used={name: amount for name, amount in used.items() if name not in _GOES_WITH_TENANT},
+        goes_with={name: used.get(name, 0) for name in _GOES_WITH_TENANT},
+    )
+
+
+def _counted(resource: str, amount: int) -> str:
+    """ "1 keypair", "2 tenants below it"."""
+    noun = resource.removesuffix("s") if amount == 1 and resource.endswith("s") else resource
+    return f"{amount} {noun} below it" if resource == "tenants" else f"{amount} {noun}"
 
 
 def _lock(tenant: Tenant, expected_version: int | None) -> Tenant:

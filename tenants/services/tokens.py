@@ -17,7 +17,7 @@ from django.utils import timezone
 from tenants import roles
 from tenants.errors import InvalidInput, NotFound, PermissionDenied, TokenInvalid
 from tenants.models import ApiToken, Tenant, User
-from tenants.services import audit, quotas
+from tenants.services import audit, quotas, tree
 from tenants.services.access import Actor, actor_for_token, authorize, standing
 
 _TEXT: Final = re.compile(r"cnt_([a-z2-7]{12})_([0-9a-f]{64})")
@@ -87,6 +87,7 @@ def revoke_token(*, actor: Actor, token: ApiToken) -> None:
         if token.user_id != actor.user_id:
             authorize(actor, "token.manage", token.tenant)
     with transaction.atomic():
+        tree.hold()
         # Compare-and-set: of two revocations at once only one gives the quota back.
         if not ApiToken.unscoped.filter(id=token.id, revoked_at=None).update(revoked_at=timezone.now()):
             return

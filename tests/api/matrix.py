@@ -79,6 +79,12 @@ ROWS: dict[str, Row] = {
     "tenant_update": Row(
         "PATCH", _of("tenants", TENANT), _body(name="renamed"), object_id=lambda things: things.world.tenant.id
     ),
+    "tenant_move": Row(
+        "POST",
+        _of("tenants", lambda things: things.child, "/actions/move"),
+        _body(parent="acme"),
+        object_id=lambda things: things.child.id,
+    ),
     "tenant_delete": Row(
         "DELETE", _of("tenants", lambda things: things.child), object_id=lambda things: things.child.id
     ),

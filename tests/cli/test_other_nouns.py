@@ -49,6 +49,11 @@ def test_tenants_quotas_members_tokens_and_users(cli: Cli, world: World) -> None
     lines = {line["resource"]: line for line in cli("quota", "show", "--tenant", "dev", "-o", "json").json}
     assert lines["instances"]["limit"] == 4
     assert lines["vcpus"]["limit"] is None
+    cli("tenant", "create", "west")
+    assert cli("tenant", "move", "dev", "--to", "west", "--dry-run", "-o", "json").json["dry_run"] is True
+    moved = cli("tenant", "move", "dev", "--to", "west", "--yes", "-o", "json").json
+    assert moved["tenant"]["parent_id"] == moved["parent_id"]
+    cli("tenant", "move", "dev", "--yes", code=2)
     cli("user", "create", "carol", "--password", "--as-operator", stdin="correct horse battery\n")
     assert "carol" in cli("user", "list", "--as-operator").out
     assert cli("member", "add", "carol", "--role", "admin", "-o", "json").json[0]["role"] == "admin"

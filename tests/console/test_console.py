@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 from django.apps import apps
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from compute.models import Decision, Host, Instance, JoinToken, Operation, Pool
 from compute.services.console import request_console_log
 from tenants.models import Quota, Tenant, User
+from tenants.services import quotas
 from tests.factories.compute import make_host
-from tests.factories.tenants import PASSWORD, make_user
+from tests.factories.tenants import PASSWORD, SYSTEM, make_member, make_tenant, make_user
 from tests.portal.conftest import People
 from tests.sagas.conftest import Cloud
 
@@ -35,6 +36,7 @@ def _pages(cloud: Cloud) -> list[str]:
         f"/console/operations/{operation.id}",
         "/console/tenants",
         f"/console/tenants/{cloud.tenant.id}",
+        f"/console/tenants/{cloud.tenant.id}/move",
         "/console/users",
         "/console/decisions",
         f"/console/decisions/{decision.id}",
@@ -149,6 +151,35 @@ def test_tenants_and_quotas(people: People, cloud: Cloud) -> None:
     operator.post(f"/console/tenants/{tenant.id}/disable")
     tenant.refresh_from_db()
     assert tenant.state == "disabled"
+
+
+def test_a_tenant_is_moved_after_its_plan_was_shown(people: People, cloud: Cloud) -> None:
+    operator, left, right = people.cloud_operator, make_tenant("left"), make_tenant("right", limits={"instances": 1})
+    team = make_tenant("team", parent=left)
+    make_member(right, "viewer", make_user("rita"))
+    path = f"/console/tenants/{team.id}/move"
+    plan = operator.get(path, {"parent": "right"}).content.decode()
+    assert "left/team → right/team" in plan
+    assert "rita" in plan
+    assert Tenant.objects.get(id=team.id).parent_id == left.id
+    assert operator.post(path, {"parent": "nowhere"}).context["form"].errors["parent"]
+    assert operator.get(path, {"parent": "team"}).context["form"].refusal.data["reason"] == "cycle"
+    assert operator.get(path, {"parent": ""}).context["form"].refusal.data["reason"] == "no_owner"
+    with transaction.atomic():
+        quotas.charge(tenant=team, amounts={"instances": 2})
+    assert "may use 1 Instances" in operator.get(path, {"parent": "right"}).content.decode()
+    assert operator.post(path, {"parent": "right"}).status_code == 400
+    quotas.set_limit(actor=SYSTEM, tenant=right, resource="instances", limit=2)
+    assert operator.post(path, {"parent": "right"})["Location"] == f"/console/tenants/{team.id}"
+    assert Tenant.objects.get(id=team.id).parent_id == right.id
+
+
+def test_a_limit_below_the_use_is_told_with_how_much(people: People, cloud: Cloud) -> None:
+    cloud.create()
+    cloud.create("second")
+    quotas.set_limit(actor=SYSTEM, tenant=cloud.tenant, resource="instances", limit=1)
+    assert "1 over the limit" in people.cloud_operator.get(f"/console/tenants/{cloud.tenant.id}").content.decode()
+    assert "1 over the limit: what exists stays" in people.owner.get("/").content.decode()
 
 
 def test_users(people: People, cloud: Cloud) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from django.db import IntegrityError, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
-from tenants import selectors
-from tenants.errors import LedgerMismatch, QuotaExceeded
+from tenants import roles, selectors
+from tenants.errors import Conflict, LedgerMismatch, QuotaExceeded
 from tenants.models import Quota, Tenant
 from tenants.services import quotas
-from tests.factories.tenants import SYSTEM, make_tenant
+from tenants.services.access import actor_for_user, is_allowed, standing, visible_tenant_ids
+from tenants.services.moves import move_tenant
+from tests.factories.tenants import SYSTEM, make_member, make_tenant, make_user
 
 RESOURCES = ("instances", "vcpus")
 
@@ -20,13 +24,16 @@ RESOURCES = ("instances", "vcpus")
 TREES = st.lists(st.integers(0, 50), max_size=7)
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["charge", "release", "limit"]),
+        st.sampled_from(["charge", "charge", "release", "limit", "move"]),
         st.integers(0, 50),
         st.sampled_from(RESOURCES),
         st.integers(0, 6),
     ),
     max_size=25,
 )
+
+NUMBER = st.integers(0, 50)
+GIVEN_ROLES = st.lists(st.tuples(NUMBER, NUMBER, st.sampled_from(roles.ROLES)), max_size=8)
 
 
 def plant(shape):
@@ -90,6 +97,8 @@ class TreeAndLedger(TestCase):
                 elif amount > total(node, resource):
                     with pytest.raises(LedgerMismatch):
                         quotas.release(tenant=node, amounts={resource: amount})
+            elif verb == "move":
+                self._move(nodes, node, nodes[amount % len(nodes)], by_id, total, limits)
             else:
                 limit = None if amount == 6 else amount
                 quotas.set_limit(actor=SYSTEM, tenant=node, resource=resource, limit=limit)
@@ -98,6 +107,53 @@ class TreeAndLedger(TestCase):
             assert row.used == total(by_id[row.tenant_id], row.resource)
             assert row.limit == limits[row.tenant_id, row.resource]
         assert selectors.ledger_faults({key: amount for key, amount in held.items() if amount}) == []
+
+    def _move(self, nodes, node, target, by_id, total, limits):
+        """Move and judge by the definition: what may not be, and which levels are entered."""
+        below = node in line(target, by_id)
+        entered = [level for level in line(target, by_id) if level not in line(node, by_id)[1:]]
+        fits = all(
+            limits[level.id, resource] is None
+            or total(node, resource) == 0
+            or total(level, resource) + total(node, resource) <= limits[level.id, resource]
+            for level in entered
+            for resource in RESOURCES
+        )
+        if below or not fits:
+            with pytest.raises(Conflict if below else QuotaExceeded):
+                move_tenant(actor=SYSTEM, tenant=node, parent=target)
+            return
+        move_tenant(actor=SYSTEM, tenant=node, parent=target)
+        for other in nodes:
+            other.refresh_from_db()
+
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(shape=TREES, given_roles=GIVEN_ROLES, moves=st.lists(st.tuples(NUMBER, NUMBER), max_size=3))
+    def test_the_role_that_counts_is_the_strongest_along_the_path(self, shape, given_roles, moves):
+        nodes = plant(shape)
+        users = [make_user() for _ in range(3)]
+        held = {}
+        for who, where, role in given_roles:
+            user, node = users[who % 3], nodes[where % len(nodes)]
+            if (user.id, node.id) not in held:
+                make_member(node, role, user)
+                held[user.id, node.id] = role
+        for what, where in moves:
+            with contextlib.suppress(Conflict):
+                move_tenant(actor=SYSTEM, tenant=nodes[what % len(nodes)], parent=nodes[where % len(nodes)])
+        by_id = {node.id: node for node in Tenant.objects.all()}
+        for user in users:
+            actor = actor_for_user(user=user)
+            reached = {item.tenant.id: item.role for item in selectors.belongings(user)}
+            for node in by_id.values():
+                along = [held[user.id, level.id] for level in line(node, by_id) if (user.id, level.id) in held]
+                strongest = max(along, key=roles.ROLES.index, default=None)
+                assert standing(actor=actor, tenant=node).role == strongest
+                assert reached.get(node.id) == strongest
+                for permission in ("instance.read", "instance.create", "tenant.move", "tenant.delete"):
+                    expected = strongest is not None and permission in roles.PERMISSIONS_BY_ROLE[strongest]
+                    assert is_allowed(actor, permission, node) == expected
+                    assert (node.id in visible_tenant_ids(actor, permission)) == expected
 
 
 @pytest.mark.django_db

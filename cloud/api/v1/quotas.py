@@ -17,6 +17,9 @@ class QuotaLineAnswer(Answer):
     resource = serializers.CharField(help_text="counts, or an amount in the unit that the name ends in")
     limit = serializers.IntegerField(allow_null=True, help_text="null: none at this level")
     used = serializers.IntegerField(help_text="by the tenant and all below it")
+    over = serializers.IntegerField(
+        help_text="by how much the use is above a limit that was lowered: what exists stays, nothing new is taken"
+    )
     available = serializers.IntegerField(
         allow_null=True, help_text="what the levels above leave as well; null: no limit"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from rest_framework import serializers
@@ -12,11 +13,14 @@ from cloud.api.fields import Answer, Choice, StrictSerializer, Text, Whole
 from cloud.api.pagination import page
 from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
-from tenants import selectors
+from cloud.api.v1.forecasts import QuotaEffectAnswer
+from tenants import roles, selectors
 from tenants.errors import InvalidInput, NotFound
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 from tenants.services.access import authorize, visible_tenant_ids
+from tenants.services.moves import Move, move_tenant, plan_move
+from tenants.services.quota_forecast import shown_lines
 from tenants.services.tenants import create_tenant, delete_tenant, rename_tenant, set_tenant_state
 
 
@@ -41,6 +45,40 @@ class TenantCreateInput(StrictSerializer):
 class TenantUpdateInput(StrictSerializer):
     name = Text(required=False, max_length=63)
     state = Choice(["active", "disabled"], required=False)
+
+
+class TenantMoveInput(StrictSerializer):
+    parent = Text(allow_null=True, help_text="id or name of the new one; null: none, to the top (operators)")  # type: ignore[assignment]  # a field
+
+
+class TenantMoveQuery(StrictSerializer):
+    dry_run = Choice(["true", "false"], required=False, help_text="true: say what would happen, change nothing")
+
+
+class AccessChangeAnswer(Answer):
+    username = serializers.CharField()
+    before = serializers.ChoiceField(roles.ROLES, allow_null=True, help_text="null: no access")
+    after = serializers.ChoiceField(roles.ROLES, allow_null=True, help_text="null: no access")
+
+
+class TenantMoveAnswer(Answer):
+    tenant = TenantAnswer()
+    parent_id = serializers.UUIDField(allow_null=True, help_text="the new parent")
+    dry_run = serializers.BooleanField()
+    tenants = serializers.IntegerField(help_text="how many move, with the tenant itself")
+    amounts = serializers.DictField(
+        child=serializers.IntegerField(),
+        help_text="resource -> what leaves the old place's sums and enters the new one's",
+    )
+    shortages = QuotaEffectAnswer(many=True, help_text="limits without room for it: why the move would be refused")
+    access = AccessChangeAnswer(many=True, help_text="whose strongest role in the tenant changes")
+    hidden_gains = serializers.IntegerField(
+        help_text="members of tenants you do not see who gain access or a stronger role"
+    )
+    hidden_losses = serializers.IntegerField(help_text="the same, who lose")
+    tokens_revoked = serializers.IntegerField(
+        help_text="tokens whose user has no role at the new place", source="tokens"
+    )
 
 
 class Tenants(Door):
@@ -90,6 +128,22 @@ class Tenants(Door):
             tenant = set_tenant_state(actor=call.actor, tenant=tenant, active=active, expected_version=expected)
         return tagged(call.request, _show(call, tenant), version=tenant.version)
 
+    @route(
+        "tenant_move", permission="tenant.move", query=TenantMoveQuery, body=TenantMoveInput, answer=TenantMoveAnswer
+    )
+    def move(self, call: Call, reference: str) -> Response:
+        """Put it, with all below, under another tenant: use, paths and inherited roles follow at once. Needs the role at both
+        places; what stands at the top is decided by operators. With `?dry_run=true` nothing changes: the answer tells
+        which limits lack room and who gains and loses access.
+        """
+        tenant = _find(call, reference, "tenant.move")
+        name = call.body["parent"]
+        parent = None if name is None else _or_invalid("/parent", lambda: selectors.get_tenant(name))
+        dry_run = call.query.get("dry_run") == "true"
+        service = plan_move if dry_run else move_tenant
+        move = service(actor=call.actor, tenant=tenant, parent=parent, expected_version=call.if_version)
+        return Response(_show_move(call, move, dry_run=dry_run))
+
     @route("tenant_delete", permission="tenant.delete", status=204)
     def destroy(self, call: Call, reference: str) -> Response:
         """Only without instances, keypairs and tenants below it. Members and tokens go with it."""
@@ -109,6 +163,15 @@ def _or_invalid(pointer: str, find: Any) -> Any:
         return find()
     except NotFound as error:
         raise InvalidInput.field(pointer, "not_found", error.detail)
+
+
+def _show_move(call: Call, move: Move, *, dry_run: bool) -> dict[str, Any]:
+    parent_id = None if move.parent is None else move.parent.id
+    fields = {field.name: getattr(move, field.name) for field in dataclasses.fields(move)}
+    return call.render(
+        TenantMoveAnswer,
+        {**fields, "parent_id": parent_id, "dry_run": dry_run, "shortages": shown_lines(move.shortages)},
+    )
 
 
 def _show(call: Call, tenant: Tenant) -> dict[str, Any]:

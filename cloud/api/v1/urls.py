@@ -30,6 +30,7 @@ urlpatterns = [
     _collection("me", Me, get="list"),
     _collection("tenants", Tenants, get="list", post="create"),
     _collection("tenants/<str:reference>", Tenants, get="retrieve", patch="partial_update", delete="destroy"),
+    _collection("tenants/<str:reference>/actions/move", Tenants, post="move"),
     _collection("members", Members, get="list", post="create"),
     _collection("members/<str:reference>", Members, get="retrieve", patch="partial_update", delete="destroy"),
     _collection("tokens", Tokens, get="list", post="create"),

@@ -13,7 +13,7 @@ from cloud.cli.session import Session, command
 app = typer.Typer(help="Who owns and pays", no_args_is_help=True)
 quota_app = typer.Typer(help="What a tenant may use", no_args_is_help=True)
 COLUMNS = {"name": "name", "state": "state", "id": "id", "parent": "parent_id", "age": "created_at"}
-QUOTA_COLUMNS = {"resource": "resource", "used": "used", "limit": "limit", "available": "available"}
+QUOTA_COLUMNS = {"resource": "resource", "used": "used", "limit": "limit", "over": "over", "available": "available"}
 
 Name = Annotated[str, typer.Argument(help="Name or id")]
 Tenant = Annotated[str | None, typer.Option(help="Another tenant than the token's own")]
@@ -46,6 +46,24 @@ def create_tenant(
     if limit:
         body["limits"] = _limits(limit)
     session.rows([session.client.post("tenants", body)], COLUMNS)
+
+
+@command(app, "move", keyed=True, asks=True)
+def move_tenant(
+    session: Session,
+    name: Name,
+    to: Annotated[str | None, typer.Option(help="Name or id of the new parent")] = None,
+    top: Annotated[bool, typer.Option("--top", help="Make it a top tenant; operators only")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would happen, and do nothing")] = False,
+) -> None:
+    """Put a tenant, with all below it, under another one."""
+    if (to is None) != top:
+        raise CliError("say either --to TENANT or --top", USAGE)
+    if not dry_run:
+        session.confirm(f"Move the tenant {name} with all below it? Roles that it inherits change at once.")
+    query = {"dry_run": "true"} if dry_run else {}
+    move = session.client.post(f"tenants/{quoted(name)}/actions/move", {"parent": to}, **query)
+    session.one(move)
 
 
 @command(app, "delete", asks=True)

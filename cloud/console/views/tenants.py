@@ -17,6 +17,7 @@ from tenants.models import Quota, Tenant, User
 from tenants.scope import ALL, tenant_scope
 from tenants.services import quotas
 from tenants.services.access import Actor, authorize
+from tenants.services.moves import move_tenant, plan_move
 from tenants.services.tenants import create_tenant, set_tenant_state
 
 _SHOWN = 500
@@ -106,6 +107,44 @@ def _limits(values: dict[str, str]) -> dict[str, int | None]:
     if errors:
         raise InvalidInput(errors=errors)
     return limits
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@for_operators
+def move(request: HttpRequest, actor: Actor, tenant_id: uuid.UUID) -> HttpResponse:
+    """Another place for a tenant and all below it: first what would happen, then the move. An empty place is the top."""
+    with tenant_scope(ALL):
+        tenant = selectors.get_tenant(tenant_id)
+        given = request.POST if request.method == "POST" else request.GET
+        form = Form(values={"parent": given.get("parent", "").strip()})
+        plan = None
+        if "parent" in given:
+            try:
+                parent = _parent(form.values["parent"])
+                if request.method == "POST":
+                    move_tenant(actor=actor, tenant=tenant, parent=parent)
+                    messages.success(
+                        request, f"{tenant.name} stands under {parent.name if parent else 'no other'} now."
+                    )
+                    return redirect("console:tenant", tenant.id)
+                plan = plan_move(actor=actor, tenant=tenant, parent=parent)
+            except DomainError as error:
+                form.refuse(error)
+        found = [tenant] if plan is None or plan.parent is None else [tenant, plan.parent]
+        paths = selectors.tenant_paths(found)
+    context = {"tenant": tenant, "path": paths[tenant.id], "form": form, "plan": plan}
+    if plan is not None:
+        context["target"] = f"{paths[plan.parent.id]}/{tenant.name}" if plan.parent else tenant.name
+    return render(request, "console/tenants/move.html", context, status=400 if form.errors or form.refusal else 200)
+
+
+def _parent(reference: str) -> Tenant | None:
+    if not reference:
+        return None
+    try:
+        return selectors.get_tenant(reference)
+    except NotFound:
+        raise InvalidInput.field("/parent", "not_found", "There is no tenant of this path, name or id.") from None
 
 
 @require_POST

@@ -164,6 +164,7 @@ def meter(label: str, used: int, limit: int | None, *, unit: str = "", left: int
         "used": amount(used),
         "limit": None if limit is None else amount(limit),
         "left": None if rest is None else amount(rest),
+        "over": amount(used - limit) if limit is not None and used > limit else "",
         "share": 100 if full and used else share,
         "tone": "full" if full and used else "high" if share >= 80 else "",
     }
