@@ -23,6 +23,7 @@ STATUSES: dict[str, tuple[int, str]] = {
     "not_found": (404, "Not found"),
     "operation_in_progress": (409, "Operation in progress"),
     "permission_denied": (403, "Permission denied"),
+    "promise_not_placeable": (409, "Promise cannot be kept"),
     "quota_exceeded": (409, "Quota exceeded"),
     "stale_answer": (409, "Stale answer"),
     "tenant_disabled": (403, "Tenant disabled"),

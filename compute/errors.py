@@ -62,6 +62,15 @@ class InUse(DomainError):
     code = "in_use"
 
 
+class PromiseNotPlaceable(DomainError):
+    """The pool cannot keep this promise through the host losses that its policy names.
+
+    `data`: `pool`, `placeable`, `promised` (units), `host_losses`.
+    """
+
+    code = "promise_not_placeable"
+
+
 class NoAddressLeft(DomainError):
     """The pool's network has no free address."""
 

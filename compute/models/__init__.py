@@ -1,10 +1,12 @@
 """Rows. They hold data and constraints; rules live in services, placement and sagas; `transitions` writes states."""
 
+from compute.models.alarm import Alarm
 from compute.models.allocation import Allocation
 from compute.models.book_check import BookCheck
 from compute.models.catalog import Flavor, Image, Keypair
 from compute.models.decision import Decision
 from compute.models.domain import Domain
+from compute.models.grant import Grant, GrantLimit, GrantUse, SetAside
 from compute.models.host import Host, JoinToken
 from compute.models.hostcall import HostCall
 from compute.models.instance import ConsoleLog, Instance
@@ -15,12 +17,16 @@ from compute.models.price import PRICED, Price
 
 __all__ = [
     "PRICED",
+    "Alarm",
     "Allocation",
     "BookCheck",
     "ConsoleLog",
     "Decision",
     "Domain",
     "Flavor",
+    "Grant",
+    "GrantLimit",
+    "GrantUse",
     "Host",
     "HostCall",
     "Image",
@@ -32,4 +38,5 @@ __all__ = [
     "Pool",
     "Port",
     "Price",
+    "SetAside",
 ]

@@ -2,6 +2,7 @@
 
 from django.db import models
 
+from compute.models.grant import Grant
 from compute.models.host import Host
 from tenants.models.ids import new_id
 
@@ -16,6 +17,9 @@ class Allocation(models.Model):
     vcpus = models.PositiveIntegerField()
     memory_mib = models.PositiveIntegerField()
     disk_gib = models.PositiveIntegerField()
+    grant = models.ForeignKey(
+        Grant, null=True, blank=True, on_delete=models.PROTECT, related_name="+", help_text="whose reservation it fills"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -12,7 +12,8 @@ class Host(models.Model):
     """Columns by owner: `admin_state` the operator; `observed_state`, inventory, proof and times what the host reports;
     `used_*` the ledger (`placement.claims` alone writes them); `token` the engine.
 
-    `ceiling_*` is the most that `used_*` may ever be: the capacity (total - reserved) x ratio, or what was already in
+    `held_*` is room set aside for promises and not yet in use (SetAside); to all others it is as good as used.
+    `ceiling_*` is the most that `used_*` and `held_*` may ever be together: the capacity (total - reserved) x ratio, or what was already in
     use where the capacity has shrunk below it. The CHECK makes an oversold host an error, not a number.
     """
 
@@ -35,6 +36,9 @@ class Host(models.Model):
     used_memory_mib = models.PositiveIntegerField(default=0)
     used_disk_gib = models.PositiveIntegerField(default=0)
     used_instances = models.PositiveIntegerField(default=0)
+    held_vcpus = models.PositiveIntegerField(default=0)
+    held_memory_mib = models.PositiveIntegerField(default=0)
+    held_disk_gib = models.PositiveIntegerField(default=0)
     ceiling_vcpus = models.PositiveIntegerField(default=0)
     ceiling_memory_mib = models.PositiveIntegerField(default=0)
     ceiling_disk_gib = models.PositiveIntegerField(default=0)
@@ -63,11 +67,16 @@ class Host(models.Model):
         ordering = ["name"]
         indexes = [models.Index(fields=["pool", "admin_state", "observed_state"], name="host_pool_states")]
         constraints = [
-            models.CheckConstraint(condition=Q(used_vcpus__lte=F("ceiling_vcpus")), name="host_vcpus_never_over"),
             models.CheckConstraint(
-                condition=Q(used_memory_mib__lte=F("ceiling_memory_mib")), name="host_memory_never_over"
+                condition=Q(ceiling_vcpus__gte=F("used_vcpus") + F("held_vcpus")), name="host_vcpus_never_over"
             ),
-            models.CheckConstraint(condition=Q(used_disk_gib__lte=F("ceiling_disk_gib")), name="host_disk_never_over"),
+            models.CheckConstraint(
+                condition=Q(ceiling_memory_mib__gte=F("used_memory_mib") + F("held_memory_mib")),
+                name="host_memory_never_over",
+            ),
+            models.CheckConstraint(
+                condition=Q(ceiling_disk_gib__gte=F("used_disk_gib") + F("held_disk_gib")), name="host_disk_never_over"
+            ),
         ]
 
     def __str__(self) -> str:

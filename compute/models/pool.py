@@ -15,6 +15,9 @@ class Pool(models.Model):
     memory_ratio = models.FloatField(default=1.0)
     disk_ratio = models.FloatField(default=1.0)
     policy = models.CharField(max_length=16, default="spread", choices=[("spread", "spread"), ("pack", "pack")])
+    host_losses = models.PositiveSmallIntegerField(
+        default=1, help_text="host failures at once that every reservation must outlive (N+k)"
+    )
     shared_storage_id = models.CharField(
         max_length=64, blank=True, help_text="marker of the storage all hosts must see"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compute.models import HostCall, Instance, Port
+from compute.placement import limits
 from compute.placement.claims import release
 from tenants.models import Tenant
 from tenants.services import metering, quotas
@@ -25,6 +26,7 @@ def give_back(*, instance: Instance) -> None:
     tenant = Tenant.objects.get(id=instance.tenant_id)
     amounts = quota_amounts(vcpus=instance.vcpus, memory_mib=instance.memory_mib, disk_gib=instance.disk_gib)
     quotas.release(tenant=tenant, amounts=amounts)
+    limits.release(tenant=tenant, pool_id=instance.pool_id, amounts=amounts)
 
 
 def free_addresses(*, instance: Instance) -> bool:

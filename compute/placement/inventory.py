@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db.models import F
 
 from compute.models import Host
-from compute.placement.loader import host_inventory
+from compute.placement.loader import host_inventory, host_used
 from compute.wire import HostInventory
 
 
@@ -34,11 +34,12 @@ def apply_inventory(*, host: Host, reported: HostInventory) -> bool:
 
 
 def apply_ceilings(*, host: Host) -> None:
-    """Write totals, facts and ceilings of the locked `host` row; call after totals, reserve or the pool's ratios change."""
+    """Write totals, facts, held room and ceilings of the locked `host` row; call after any of them, or the pool's ratios, change."""
     capacity = host_inventory(host).capacity()
-    host.ceiling_vcpus = max(capacity.vcpus, host.used_vcpus)
-    host.ceiling_memory_mib = max(capacity.memory_mib, host.used_memory_mib)
-    host.ceiling_disk_gib = max(capacity.disk_gib, host.used_disk_gib)
+    taken = host_used(host)
+    host.ceiling_vcpus = max(capacity.vcpus, taken.vcpus)
+    host.ceiling_memory_mib = max(capacity.memory_mib, taken.memory_mib)
+    host.ceiling_disk_gib = max(capacity.disk_gib, taken.disk_gib)
     Host.objects.filter(id=host.id).update(
         total_vcpus=host.total_vcpus,
         total_memory_mib=host.total_memory_mib,
@@ -46,6 +47,9 @@ def apply_ceilings(*, host: Host) -> None:
         reserved_vcpus=host.reserved_vcpus,
         reserved_memory_mib=host.reserved_memory_mib,
         reserved_disk_gib=host.reserved_disk_gib,
+        held_vcpus=host.held_vcpus,
+        held_memory_mib=host.held_memory_mib,
+        held_disk_gib=host.held_disk_gib,
         ceiling_vcpus=host.ceiling_vcpus,
         ceiling_memory_mib=host.ceiling_memory_mib,
         ceiling_disk_gib=host.ceiling_disk_gib,

@@ -22,8 +22,12 @@ def host_inventory(host: Host) -> Inventory:
 
 
 def host_used(host: Host) -> Resources:
-    """Return what the ledger says is taken on the host."""
-    return Resources(vcpus=host.used_vcpus, memory_mib=host.used_memory_mib, disk_gib=host.used_disk_gib)
+    """Return what a request without a reservation cannot have: what is in use, and what is set aside for promises."""
+    return Resources(
+        vcpus=host.used_vcpus + host.held_vcpus,
+        memory_mib=host.used_memory_mib + host.held_memory_mib,
+        disk_gib=host.used_disk_gib + host.held_disk_gib,
+    )
 
 
 def host_state(host: Host) -> HostState:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Final, Literal, get_args
@@ -88,7 +88,9 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """One host as a snapshot saw it. `group_counts`: group id -> how many of its members are on this host.
+    """One host as a snapshot saw it. `used` counts what is set aside for promises as well.
+
+    `group_counts`: group id -> how many of its members are on this host.
 
     `networks` and `storages` are the ids of what the host reaches, `images` those that it need not fetch;
     `failure_domain` names what fails together (a rack, a power feed), "" where nobody has said.
@@ -117,6 +119,10 @@ class HostState:
     def __post_init__(self) -> None:
         if not math.isfinite(self.load):
             raise ValueError(f"host {self.id}: load {self.load}")
+
+    def lending(self, amount: Resources) -> HostState:
+        """Return the host as one sees it for whom `amount` of its used room is kept: that much less is used."""
+        return replace(self, used=self.used - amount)
 
 
 @dataclass(frozen=True, slots=True)

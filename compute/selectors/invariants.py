@@ -98,6 +98,84 @@ CHECKS: tuple[Check, ...] = (
         """,
     ),
     Check(
+        "I3",
+        "room held for promises is what is set aside less what fills it; slots in use are those of the guests",
+        """
+        SELECT format('host %%s: holds %%s vCPU %%s MiB %%s GiB, its slots less their use come to %%s / %%s / %%s', h.name,
+                      h.held_vcpus, h.held_memory_mib, h.held_disk_gib, s.v - u.v, s.m - u.m, s.d - u.d)
+        FROM compute_host h,
+        LATERAL (SELECT coalesce(sum(slots * unit_vcpus), 0) v, coalesce(sum(slots * unit_memory_mib), 0) m,
+                        coalesce(sum(slots * unit_disk_gib), 0) d FROM compute_setaside WHERE host_id = h.id) s,
+        LATERAL (SELECT coalesce(sum(vcpus), 0) v, coalesce(sum(memory_mib), 0) m, coalesce(sum(disk_gib), 0) d
+                 FROM compute_grantuse WHERE host_id = h.id) u
+        WHERE (h.held_vcpus, h.held_memory_mib, h.held_disk_gib) IS DISTINCT FROM (s.v - u.v, s.m - u.m, s.d - u.d)
+        UNION ALL
+        SELECT format('host %%s: %%s slots of %%s/%%s/%%s are filled, its grants fill %%s', h.name, s.filled,
+                      s.unit_vcpus, s.unit_memory_mib, s.unit_disk_gib, u.slots)
+        FROM compute_setaside s JOIN compute_host h ON h.id = s.host_id,
+        LATERAL (SELECT coalesce(sum(u.slots), 0) slots FROM compute_grantuse u JOIN compute_grant g ON g.id = u.grant_id
+                 WHERE u.host_id = s.host_id AND (g.unit_kind, g.unit_vcpus, g.unit_memory_mib, g.unit_disk_gib)
+                       = (s.unit_kind, s.unit_vcpus, s.unit_memory_mib, s.unit_disk_gib)) u
+        WHERE s.filled <> u.slots
+        UNION ALL
+        SELECT format('grant %%s on host %%s: %%s slots for %%s / %%s / %%s, allocations come to %%s / %%s / %%s', u.grant_id,
+                      u.host_id, u.slots, u.vcpus, u.memory_mib, u.disk_gib, a.v, a.m, a.d)
+        FROM compute_grantuse u JOIN compute_grant g ON g.id = u.grant_id,
+        LATERAL (SELECT coalesce(sum(vcpus), 0) v, coalesce(sum(memory_mib), 0) m, coalesce(sum(disk_gib), 0) d
+                 FROM compute_allocation WHERE grant_id = u.grant_id AND host_id = u.host_id) a
+        WHERE (u.vcpus, u.memory_mib, u.disk_gib) IS DISTINCT FROM (a.v, a.m, a.d)
+           OR u.slots <> greatest(ceil(a.v::numeric / g.unit_vcpus), ceil(a.m::numeric / g.unit_memory_mib),
+                                  ceil(a.d::numeric / g.unit_disk_gib))
+        UNION ALL
+        SELECT format('allocation %%s fills grant %%s on a host that knows nothing of it', a.id, a.grant_id)
+        FROM compute_allocation a LEFT JOIN compute_grantuse u ON u.grant_id = a.grant_id AND u.host_id = a.host_id
+        WHERE a.grant_id IS NOT NULL AND u.id IS NULL
+        """,
+    ),
+    Check(
+        "I4",
+        "no grant promises or draws more than it has, no limit of a grant is passed, each is the sum of what it counts",
+        """
+        SELECT format('grant %%s: %%s units are drawn, its guests and the grants below come to %%s', g.id, g.used_units, n.own + n.below)
+        FROM compute_grant g,
+        LATERAL (SELECT (SELECT coalesce(sum(slots), 0) FROM compute_grantuse WHERE grant_id = g.id) own,
+                        (SELECT coalesce(sum(greatest(units, used_units)), 0) FROM compute_grant WHERE parent_id = g.id) below) n
+        WHERE g.used_units <> n.own + n.below
+        UNION ALL
+        SELECT format('grant %%s: %%s units, %%s in use', id, units, used_units) FROM compute_grant
+        WHERE used_units > units AND NOT expandable
+        UNION ALL
+        SELECT format('grant %%s: %%s %%s used, %%s allowed, %%s held in its subtree', l.grant_id, l.used, l.resource, l.ceiling, a.n)
+        FROM compute_grantlimit l JOIN compute_grant g ON g.id = l.grant_id,
+        LATERAL (SELECT coalesce(sum(CASE l.resource WHEN 'vcpus' THEN a.vcpus WHEN 'memory_mib' THEN a.memory_mib
+                                     ELSE a.disk_gib END), 0) n
+                 FROM compute_allocation a JOIN compute_instance i ON a.consumer_type = 'instance' AND i.id = a.consumer_id
+                 JOIN tenants_tenant t ON t.id = i.tenant_id
+                 WHERE i.pool_id = g.pool_id AND t.path @> ARRAY[g.tenant_id]) a
+        WHERE l.used > l.ceiling OR l.used <> a.n
+        """,
+    ),
+    Check(
+        "I4",
+        "what is promised can be kept through the losses that the pool's policy names, or an alarm says that it cannot",
+        """
+        SELECT format('pool %%s: %%s units of %%s/%%s/%%s are promised, %%s would be left; no alarm is raised', p.name, promised.units,
+                      promised.unit_vcpus, promised.unit_memory_mib, promised.unit_disk_gib, kept.slots)
+        FROM (SELECT pool_id, unit_kind, unit_vcpus, unit_memory_mib, unit_disk_gib, sum(units) units FROM compute_grant
+              WHERE parent_id IS NULL GROUP BY 1, 2, 3, 4, 5) promised
+        JOIN compute_pool p ON p.id = promised.pool_id,
+        LATERAL (SELECT coalesce(sum(slots) FILTER (WHERE place > p.host_losses), 0) slots FROM (
+            SELECT s.slots, row_number() OVER (ORDER BY s.slots DESC) place
+            FROM compute_setaside s JOIN compute_host h ON h.id = s.host_id
+            WHERE h.pool_id = p.id AND h.admin_state = 'enabled' AND h.observed_state IN ('up', 'suspect')
+              AND (s.unit_kind, s.unit_vcpus, s.unit_memory_mib, s.unit_disk_gib)
+                  = (promised.unit_kind, promised.unit_vcpus, promised.unit_memory_mib, promised.unit_disk_gib)) ranked) kept
+        WHERE promised.units > kept.slots
+          AND NOT EXISTS (SELECT FROM compute_alarm a WHERE a.pool_id = p.id AND a.cleared_at IS NULL
+                          AND a.kind IN ('promise_at_risk', 'promise_broken'))
+        """,
+    ),
+    Check(
         "I4",
         "no host carries more than it may, no quota is passed",
         """

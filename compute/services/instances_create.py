@@ -11,6 +11,7 @@ from django.db import transaction
 from compute import outbox
 from compute.errors import NoValidHost
 from compute.models import Instance, Operation
+from compute.placement import limits
 from compute.placement.place import Refused, place
 from compute.scheduler.model import Policy, Request
 from compute.services import decisions
@@ -100,7 +101,7 @@ def _create(
     request_key: uuid.UUID | None,
 ) -> Created:
     ids = [new_id() for _ in names]
-    outcome = place(consumers=ids, request=request, policy=policy)
+    outcome = place(consumers=ids, request=request, policy=policy, tenant_path=tenant.path)
     if isinstance(outcome, Refused):
         raise _RefusedByPlacement(outcome)
     instances: list[Instance] = []
@@ -146,9 +147,7 @@ def _create(
     metering.hold(tenant=tenant, usage=wanted.usage(), consumers=list(zip(ids, names, strict=True)))
     decisions.record_placed(tenant_id=tenant.id, placed=outcome, request=request, policy=policy, name=names[0])
     # Last: the root tenant's row is shared by all of its tree and stays locked until the commit that follows.
-    quotas.charge(
-        tenant=tenant,
-        actor=actor,
-        amounts=wanted.amounts(len(names)),
-    )
+    amounts = wanted.amounts(len(names))
+    quotas.charge(tenant=tenant, actor=actor, amounts=amounts)
+    limits.charge(tenant=tenant, actor=actor, pool=wanted.pool, amounts=amounts)
     return Created(instances=instances, operations=operations)

@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 
 from compute.models import Allocation, Host
 from compute.placement import claims
-from compute.placement.claims import ClaimRefused, claim
+from compute.placement.claims import ClaimRefused, Seat, claim
 from compute.scheduler.model import Resources
 from tests.factories.compute import make_host, make_pool
 
@@ -40,7 +40,7 @@ def _claim_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[Exceptio
     def one() -> None:
         try:
             with transaction.atomic():
-                claim(wanted={uuid.uuid4(): (host.id, ONE)})
+                claim(wanted={uuid.uuid4(): Seat(host.id, ONE)})
             results.append(None)
         except Exception as error:
             results.append(error)

@@ -1,0 +1,114 @@
+"""The limits of grants: the most that a tenant and all below it may use in one pool, whether promised or not.
+
+Moved after the quota rows of the same tenants, in the transaction of what is paid for. This order is what lets a grant
+be made while guests are created: `services.grants` locks the tenant's quota rows before it sums up what exists, so a
+create that charged its quota earlier is in the sum, and a later one finds the new limit here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Final
+
+from django.db import connection, transaction
+
+from compute.models import GrantLimit, Pool
+from tenants.errors import LedgerMismatch, QuotaExceeded
+from tenants.models import Tenant
+from tenants.scope import ALL
+from tenants.services.access import Actor, visible_tenant_ids
+
+LIMITED: Final = ("disk_gib", "memory_mib", "vcpus")
+
+# Locked from leaf to root, then by resource; a row that changed while this one waited is judged as it is now.
+_LOCKED: Final = """
+WITH wanted AS (SELECT * FROM unnest(%(resources)s::text[], %(amounts)s::bigint[]) AS w(resource, n)),
+locked AS (
+    SELECT l.id, w.n FROM compute_grantlimit l
+    JOIN compute_grant g ON g.id = l.grant_id JOIN wanted w ON w.resource = l.resource
+    WHERE g.pool_id = %(pool)s AND g.tenant_id = ANY(%(path)s::uuid[])
+    ORDER BY array_position(%(path)s::uuid[], g.tenant_id) DESC, l.resource
+    FOR UPDATE OF l
+)
+"""
+# A charge moves `used` alone: past the limit it would break the row's CHECK, whatever is written here.
+_CHARGED: Final = """
+, moved AS (
+    UPDATE compute_grantlimit l SET used = l.used + locked.n FROM locked
+    WHERE l.id = locked.id AND (l."limit" IS NULL OR l.used + locked.n <= l."limit") RETURNING l.id
+)
+"""
+_RELEASED: Final = """
+, moved AS (
+    UPDATE compute_grantlimit l
+    SET used = l.used - locked.n, ceiling = l."limit" + greatest(l.used - locked.n - l."limit", 0) FROM locked
+    WHERE l.id = locked.id AND l.used >= locked.n RETURNING l.id
+)
+"""
+_NOT_MOVED: Final = "SELECT id FROM locked WHERE id NOT IN (SELECT id FROM moved)"
+_CHARGE: Final = "".join((_LOCKED, _CHARGED, _NOT_MOVED))
+_RELEASE: Final = "".join((_LOCKED, _RELEASED, _NOT_MOVED))
+
+
+def charge(*, tenant: Tenant, pool: Pool, amounts: Mapping[str, int], actor: Actor | None = None) -> None:
+    """Take amounts (`vcpus`, `memory_mib` in MiB, `disk_gib` in GiB) from every limit on the tenant's path in the pool.
+
+    All or nothing. Raises QuotaExceeded for the level nearest the leaf that lacks room; with `actor`, figures of a
+    parent that the actor cannot see are kept out of it.
+    """
+    with transaction.atomic():
+        refused = _move(_CHARGE, tenant=tenant, pool_id=pool.id, amounts=amounts)
+        if refused:
+            raise _exceeded(refused, tenant=tenant, pool=pool, amounts=amounts, actor=actor)
+
+
+def release(*, tenant: Tenant, pool_id: uuid.UUID, amounts: Mapping[str, int]) -> None:
+    """Give amounts back. Raises LedgerMismatch where more would be given back than was taken."""
+    if _move(_RELEASE, tenant=tenant, pool_id=pool_id, amounts=amounts):
+        raise LedgerMismatch(f"More would be released in pool {pool_id} than tenant {tenant.id} has in use.")
+
+
+def _move(sql: str, *, tenant: Tenant, pool_id: uuid.UUID, amounts: Mapping[str, int]) -> list[uuid.UUID]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            sql,
+            {
+                "resources": list(LIMITED),
+                "amounts": [amounts[resource] for resource in LIMITED],
+                "pool": pool_id,
+                "path": [str(level) for level in tenant.path],
+            },
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+
+def _exceeded(
+    refused: list[uuid.UUID], *, tenant: Tenant, pool: Pool, amounts: Mapping[str, int], actor: Actor | None
+) -> QuotaExceeded:
+    rows = GrantLimit.objects.filter(id__in=refused).select_related("grant__tenant")
+    row = max(rows, key=lambda limit: (tenant.path.index(limit.grant.tenant_id), limit.resource))
+    asked = amounts[row.resource]
+    if actor is not None:
+        visible = visible_tenant_ids(actor)
+        if visible is not ALL and row.grant.tenant_id not in visible:
+            return QuotaExceeded(
+                f"A tenant above yours has no room for {asked} more {row.resource} in the pool {pool.name}.",
+                tenant={"id": None, "name": None},
+                pool=pool.name,
+                resource=row.resource,
+                limit=None,
+                used=None,
+                asked=asked,
+            )
+    name = row.grant.tenant.name
+    return QuotaExceeded(
+        f"Tenant {name} may use {row.limit} {row.resource} in the pool {pool.name}, uses {row.used}, "
+        f"and {asked} more were asked for.",
+        tenant={"id": str(row.grant.tenant_id), "name": name},
+        pool=pool.name,
+        resource=row.resource,
+        limit=row.limit,
+        used=row.used,
+        asked=asked,
+    )

@@ -1,0 +1,185 @@
+"""Drawing on promises: which hosts hold room for a tenant's reservation, and the books of what is drawn.
+
+A request draws on the nearest grant on its tenant's path. Per host it fills slots of the grant's unit (see
+`compute.scheduler.promises`): several small guests of one grant share a slot. Units are drawn from that grant and,
+where it is expandable and used up, from the grant above.
+
+Lock order: host rows by id (GrantUse and SetAside go with their host's lock), then grant rows from leaf to root.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from django.db.models import F
+
+from compute.models import Flavor, Grant, GrantUse, SetAside
+from compute.scheduler.model import HostState, Resources
+from compute.scheduler.promises import Unit
+
+NOTHING = Resources(0, 0, 0)
+
+
+class ReservationUsedUp(Exception):
+    """The reservation was drawn by others between plan and claim."""
+
+
+def unit_of(row: Grant | SetAside) -> Unit:
+    """Return the unit that a grant or a set-aside counts in."""
+    return _unit(row.unit_vcpus, row.unit_memory_mib, row.unit_disk_gib, row.unit_kind)
+
+
+def unit_of_flavor(flavor: Flavor) -> Unit:
+    """Return the unit that can carry one guest of this flavor."""
+    return _unit(flavor.vcpus, flavor.memory_mib, flavor.disk_gib, flavor.kind)
+
+
+def _unit(vcpus: int, memory_mib: int, disk_gib: int, kind: str) -> Unit:
+    return Unit(vcpus, memory_mib, disk_gib, cast(Literal["vm", "container", ""], kind))
+
+
+def unit_columns(unit: Unit) -> dict[str, int | str]:
+    """Return the unit as columns of Grant and SetAside."""
+    return {
+        "unit_kind": unit.kind,
+        "unit_vcpus": unit.vcpus,
+        "unit_memory_mib": unit.memory_mib,
+        "unit_disk_gib": unit.disk_gib,
+    }
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What the guests of one tenant may draw in one pool, as read without a lock. `take` keeps it true through a batch.
+
+    `spare`: units that may still be drawn. `free`: host id -> empty slots. `used`: host id -> what the grant's guests use.
+    """
+
+    grant_id: uuid.UUID
+    unit: Unit
+    spare: int
+    free: dict[str, int]
+    used: dict[str, Resources] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, *, pool_id: uuid.UUID, tenant_path: Sequence[uuid.UUID]) -> Reservation | None:
+        """Return what the tenant with this path (root first) may draw; None where nothing is promised to it."""
+        chain = chain_of(pool_id=pool_id, tenant_path=tenant_path)
+        if not chain or (chain[0].units == 0 and not chain[0].expandable):
+            return None
+        nearest = chain[0]
+        unit = unit_of(nearest)
+        free = SetAside.objects.filter(host__pool_id=pool_id, **unit_columns(unit)).annotate(
+            free=F("slots") - F("filled")
+        )
+        used = GrantUse.objects.filter(grant=nearest).values_list("host_id", "vcpus", "memory_mib", "disk_gib")
+        return cls(
+            grant_id=nearest.id,
+            unit=unit,
+            spare=_spare(chain),
+            free={str(host): slots for host, slots in free.values_list("host_id", "free")},
+            used={str(host): Resources(*amounts) for host, *amounts in used},
+        )
+
+    def hosts_for(self, asked: Resources) -> dict[str, int]:
+        """Return host id -> slots that the request would newly fill there, for hosts whose slots have room for it.
+
+        Where a slot that is in use already has room, only such hosts are returned: crumbs of a reservation that lie on
+        many hosts would leave none of them room for a whole unit.
+        """
+        fitting = {}
+        for host_id, free in self.free.items():
+            more = self._more(host_id, asked)
+            if more <= min(free, max(self.spare, 0)):
+                fitting[host_id] = more
+        snug = {host_id: 0 for host_id, more in fitting.items() if more == 0}
+        return snug or fitting
+
+    def lend(self, hosts: Iterable[HostState], asked: Resources) -> tuple[HostState, ...]:
+        """Return the hosts that can serve the request from set-aside room, as that request sees them: room lent to it."""
+        fitting = self.hosts_for(asked)
+        return tuple(host.lending(asked) for host in hosts if host.id in fitting)
+
+    def take(self, host_id: str, asked: Resources) -> None:
+        """Note that a guest of this size was planned onto the host."""
+        more = self._more(host_id, asked)
+        self.spare -= more
+        self.free[host_id] -= more
+        self.used[host_id] = self.used.get(host_id, NOTHING) + asked
+
+    def _more(self, host_id: str, asked: Resources) -> int:
+        used = self.used.get(host_id, NOTHING)
+        return self.unit.slots_of(used + asked) - self.unit.slots_of(used)
+
+
+def chain_of(*, pool_id: uuid.UUID, tenant_path: Sequence[uuid.UUID]) -> list[Grant]:
+    """Return the grants on a tenant's path in a pool, the nearest first."""
+    rows = Grant.unscoped.filter(pool_id=pool_id, tenant_id__in=list(tenant_path))
+    return sorted(rows, key=lambda row: -tenant_path.index(row.tenant_id))
+
+
+def fill(*, host_id: uuid.UUID, grant: Grant, amount: Resources, sign: int = 1) -> int:
+    """Move `amount` into (`sign` 1) or out of (-1) the grant's slots on a host whose row is locked; return the change in slots.
+
+    Raises ReservationUsedUp where the slots set aside there do not suffice. `Host.held_*` is moved by the caller.
+    """
+    unit = unit_of(grant)
+    use, _ = GrantUse.objects.get_or_create(grant=grant, host_id=host_id)
+    after = Resources(
+        use.vcpus + sign * amount.vcpus,
+        use.memory_mib + sign * amount.memory_mib,
+        use.disk_gib + sign * amount.disk_gib,
+    )
+    more = unit.slots_of(after) - use.slots
+    if more:
+        rows = SetAside.objects.filter(host_id=host_id, **unit_columns(unit), slots__gte=F("filled") + more)
+        if not rows.update(filled=F("filled") + more):
+            raise ReservationUsedUp(f"no {more} slots of {unit} are left on host {host_id}")
+    use.vcpus, use.memory_mib, use.disk_gib, use.slots = after.vcpus, after.memory_mib, after.disk_gib, use.slots + more
+    use.save(update_fields=["vcpus", "memory_mib", "disk_gib", "slots"])
+    return more
+
+
+def lock_chain(grant_id: uuid.UUID) -> list[Grant]:
+    """Lock a grant and those above it, in this order, and return them as they are now.
+
+    Nobody locks a parent before its child, so two chains of one tree cannot wait for each other.
+    """
+    chain = []
+    following: uuid.UUID | None = grant_id
+    while following is not None:
+        grant: Grant = Grant.unscoped.select_for_update(of=("self",)).get(id=following)
+        chain.append(grant)
+        following = grant.parent_id
+    return chain
+
+
+def draw(*, chain: Sequence[Grant], units: int) -> None:
+    """Draw units (below 0: give back) from the first of a locked chain, nearest first, and what it lacks from those above.
+
+    Raises ReservationUsedUp where a grant that may not expand would pass its units; nothing is written then.
+    """
+    changed = []
+    for grant in chain:
+        if not units:
+            break
+        before = max(grant.units, grant.used_units)
+        grant.used_units += units
+        if grant.used_units > grant.units and units > 0 and not grant.expandable:
+            raise ReservationUsedUp(f"grant {grant.id} has {grant.units} units, {grant.used_units} would be used")
+        units = max(grant.units, grant.used_units) - before
+        changed.append(grant)
+    for grant in changed:
+        grant.save(update_fields=["used_units"])
+
+
+def _spare(chain: Sequence[Grant]) -> int:
+    spare = 0
+    for grant in chain:
+        spare += max(grant.units - grant.used_units, 0)
+        if not grant.expandable:
+            break
+    return spare

@@ -1,0 +1,71 @@
+"""Hosts are lost and return; promises follow, and an alarm tells where they cannot."""
+
+from __future__ import annotations
+
+from compute.models import Alarm, Grant, Host, SetAside
+from compute.reconcilers import promises
+from tenants.models import Tenant
+from tests.grants.conftest import Field
+
+
+def _set(host: Host, **states: str) -> None:
+    Host.objects.filter(id=host.id).update(**states)
+
+
+def test_a_lost_host_is_made_up_for_where_there_is_room(field: Field, ours: Tenant) -> None:
+    field.grant(ours, 6)
+    _set(field.hosts[0], observed_state="down")
+    assert promises.run() == 1
+    assert sum(row.slots for row in SetAside.objects.exclude(host=field.hosts[0])) == 9
+    assert not SetAside.objects.filter(host=field.hosts[0]).exists()
+    assert not Alarm.objects.exists()
+    assert promises.run() == 0, "settled"
+
+
+def test_a_promise_at_risk_then_broken_names_its_tenants_until_it_is_kept_again(
+    field: Field, ours: Tenant, others: Tenant
+) -> None:
+    field.grant(ours, 6)
+    field.fill(others)
+    _set(field.hosts[0], observed_state="down")
+    promises.run()
+    alarm = Alarm.objects.get()
+    assert (alarm.kind, alarm.cleared_at) == ("promise_at_risk", None)
+    assert [tenant["name"] for tenant in alarm.details["tenants"]] == ["ours"]
+    assert "outlive 0 host losses" in alarm.message
+    _set(field.hosts[1], observed_state="down")
+    promises.run()
+    broken = Alarm.objects.get(cleared_at=None)
+    assert (broken.kind, broken.details["placeable"], broken.details["promised"]) == ("promise_broken", 4, 6)
+    for host in field.hosts:
+        _set(host, observed_state="up")
+    promises.run()
+    assert not Alarm.objects.filter(cleared_at=None).exists()
+
+
+def test_slots_in_use_stay_on_a_host_that_is_away(field: Field, ours: Tenant) -> None:
+    field.grant(ours, 4)
+    instance = field.create(ours)[0]
+    away = Host.objects.get(id=instance.host_id)
+    _set(away, observed_state="down")
+    promises.run()
+    assert [(row.slots, row.filled) for row in SetAside.objects.filter(host=away)] == [(1, 1)]
+    _set(away, observed_state="up")
+    promises.run()
+    field.end(instance)
+    field.create(ours, count=4)
+
+
+def test_a_draining_host_holds_no_promise(field: Field, ours: Tenant) -> None:
+    field.grant(ours, 6)
+    _set(field.hosts[0], admin_state="draining")
+    promises.run()
+    assert not SetAside.objects.filter(host=field.hosts[0]).exists()
+
+
+def test_the_grant_of_a_deleted_tenant_is_ended(field: Field, ours: Tenant) -> None:
+    field.grant(ours, 6)
+    Tenant.objects.filter(id=ours.id).update(state="deleted")
+    promises.run()
+    assert not Grant.unscoped.exists()
+    assert not SetAside.objects.exists()
