@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from django.db import connection
 
 from compute.models import Allocation, Decision, Host, Instance, Operation
 from compute.selectors.invariants import check_all
+from tests.concurrency.conftest import all_at_once
 from tests.factories.compute import make_flavor, make_host, make_image, make_pool
 from tests.factories.nodes import play, run_to_end
 from tests.factories.tenants import make_member, make_tenant, make_token
@@ -29,40 +20,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 ROOM = 40
 RUSH = 100
-
-
-def _die_with_the_tests() -> None:
-    """Have the kernel end the web process when the test process is killed (prctl PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
-
-
-@pytest.fixture
-def web(transactional_db: None, tmp_path: Path) -> Iterator[str]:
-    """The web process as deployed (gunicorn, two workers of 24 threads) on the test's database; yields its address."""
-    database = connection.settings_dict
-    url = f"postgres://{database['USER']}:{database['PASSWORD']}@/{database['HOST']}/{database['NAME']}"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "gunicorn", "cloud.wsgi", "--worker-class", "gthread", "--workers", "2"]
-    command += ["--threads", "24", "--bind", f"127.0.0.1:{port}", "--log-level", "error"]
-    env = {**os.environ, "CENOTE_DATABASE_URL": url}
-    with (tmp_path / "web.log").open("w") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, preexec_fn=_die_with_the_tests)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                assert httpx.get(f"{address}/health/ready").status_code == 200
-                break
-            except httpx.TransportError:
-                assert time.monotonic() < deadline, (tmp_path / "web.log").read_text()
-                time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture
@@ -84,25 +41,9 @@ def crowd(web: str) -> list[httpx.Client]:
     return clients
 
 
-def _all_at_once(clients: list[httpx.Client], count: int, body: dict[str, Any]) -> list[httpx.Response]:
-    answers: list[Any] = [None] * count
-    start = threading.Barrier(count)
-
-    def one(number: int) -> None:
-        start.wait()
-        answers[number] = clients[number % len(clients)].post("/instances", json={**body, "name": f"rush-{number}"})
-
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers
-
-
 @pytest.mark.timeout(180)
 def test_100_creates_against_room_for_40(crowd: list[httpx.Client], tmp_path: Path) -> None:
-    answers = _all_at_once(crowd, RUSH, {"flavor": "small", "image": "tiny"})
+    answers = all_at_once(crowd, RUSH, {"flavor": "small", "image": "tiny"})
     codes = Counter(answer.status_code for answer in answers)
     assert codes == {202: ROOM, 409: RUSH - ROOM}, [a.text for a in answers if a.status_code not in (202, 409)]
     for answer in answers:
