@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 WIRE_VERSION = 1
+NORMAL_SHARES = 100
 
 Kind = Literal["vm", "container"]
 VirtMode = Literal["kvm", "qemu", "lxc"]
@@ -146,9 +147,15 @@ class InstanceSpec(Message):
     cpu_shares: int = 1024  # relative weight under contention (cgroup v1 cpu.shares scale)
     io_weight: int = 500  # 10..1000
     pids_limit: int = 4096  # containers only
+    partition: tuple[str, ...] = ()  # tenant ids from the root down; () leaves the guest outside of all partitions
     ssh_keys: tuple[str, ...] = ()
     user_data: str = ""
     version: int = WIRE_VERSION
+
+
+def partition_name(tenant_id: str) -> str:
+    """Return the name of a tenant's partition: the random end of its id, short since names of slices are limited."""
+    return tenant_id.replace("-", "")[-12:]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -210,6 +217,21 @@ class HostProof(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionReport(Message):
+    """One tenant's partition as seen, with all that is below it.
+
+    The counters only ever grow while the partition exists: `cpu_seconds` ran, `waited_seconds` its threads were ready
+    to run and had no CPU (from when the node worker first saw them). `at` is the host's monotonic clock, in seconds.
+    """
+
+    path: tuple[str, ...]  # partition names from the root tenant down, as `partition_name` makes them
+    cpu_shares: int  # as the kernel holds them now, in units of TenantShares
+    cpu_seconds: float
+    waited_seconds: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class HostReport(Message):
     """The heartbeat. `domains` is None when this round's observation failed: nothing may be concluded from it."""
 
@@ -219,16 +241,30 @@ class HostReport(Message):
     calls_in_hand: tuple[str, ...] = ()
     inventory: HostInventory | None = None
     disks: tuple[str, ...] | None = None  # ids of instance directories present in storage, when looked at
+    partitions: tuple[PartitionReport, ...] | None = None
     version: int = WIRE_VERSION
 
 
 @dataclass(frozen=True, slots=True)
+class TenantShares(Message):
+    """What a tenant weighs against its siblings on a host that is short of something. 100 is normal; 1..10000."""
+
+    tenant_id: str
+    cpu: int
+    io: int
+
+
+@dataclass(frozen=True, slots=True)
 class HeartbeatAnswer(Message):
-    """What the control plane tells a host back: calls to give up, and its tuning."""
+    """What the control plane tells a host back: calls to give up, its tuning, and what its tenants weigh.
+
+    `shares` is the whole of it each time, not a change: an answer that is lost is made good by the next one.
+    """
 
     cancel: tuple[str, ...] = ()
     heartbeat_seconds: float = 5.0
     sweep_seconds: float = 10.0
+    shares: tuple[TenantShares, ...] | None = None  # None: leave the weights as they are
 
 
 # ---------------------------------------------------------------------------------------------------------------------

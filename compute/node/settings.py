@@ -50,10 +50,11 @@ class NodeSettings:
                 raise SettingsError(f"CENOTE_NODE_{name} is {value!r}: it has to be one of {', '.join(known)}")
             return value
 
+        host_id = _uuid(text("ID"))
         ca_file = text("CA_FILE", "")
         underlay = text("UNDERLAY", "")
         return cls(
-            host_id=_uuid(text("ID")),
+            host_id=host_id,
             token=text("TOKEN"),
             api=text("API"),
             broker=text("BROKER", ""),
@@ -66,6 +67,8 @@ class NodeSettings:
                 shared_dir=Path(text("SHARED_DIR", str(SHARED_DIR))),
                 local_dir=Path(text("LOCAL_DIR", str(LOCAL_DIR))),
                 underlay_address=underlay,
+                # By host: lab hosts see one tree of control groups.
+                partition=f"cenote{host_id[-12:]}",
             ),
             ca_file=Path(ca_file) if ca_file else None,
             underlay_address=underlay,

@@ -79,6 +79,7 @@ def furnish(host: PrivateHost, tiny_images: Path) -> Lab:
         lxc_uri=host.lxc_uri,
         libvirt_log_dir=host.root / "log",
         libvirt_run_dir=host.root / "run" / "libvirt",
+        partition=host.netns,
     )
     vm_image = dataclasses.replace(
         VM_IMAGE, sha256=vm["files"]["disk"]["sha256"], boot=vm["boot"], kernel_args=vm["kernel_args"]

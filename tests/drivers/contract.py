@@ -1,17 +1,20 @@
-"""The driver contract as tests. Each driver's test class inherits `DriverContract` and brings two fixtures:
+"""The driver contract as tests. Each driver's test class inherits `DriverContract` and brings three fixtures:
 
-`driver`, opened on a host without Cenote's domains, and `spec`, an instance that this host can run.
+`driver`, opened on a host without Cenote's domains; `spec`, an instance that this host can run; and `reopen`, which opens
+another driver of the same host, as a node worker that was restarted does.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections.abc import Callable
 
 import pytest
 
 from compute.node.drivers.base import Driver, Never
-from compute.wire import DomainReport, InstanceSpec
+from compute.wire import DomainReport, InstanceSpec, TenantShares, partition_name
+from tests.drivers.specs import PARENT, TENANT
 
 
 def find_domain(driver: Driver, instance_id: str) -> DomainReport | None:
@@ -19,6 +22,15 @@ def find_domain(driver: Driver, instance_id: str) -> DomainReport | None:
     found = [domain for domain in driver.list_domains() if domain.instance_id == instance_id]
     assert len(found) <= 1
     return found[0] if found else None
+
+
+def partition_shares(driver: Driver) -> dict[tuple[str, ...], int]:
+    """Return what each partition of the host weighs."""
+    return {seen.path: seen.cpu_shares for seen in driver.list_partitions()}
+
+
+OUTER = (partition_name(PARENT),)
+INNER = (*OUTER, partition_name(TENANT))
 
 
 class DriverContract:
@@ -120,3 +132,46 @@ class DriverContract:
         inventory = driver.inventory()
         assert (inventory.vcpus, inventory.memory_mib, inventory.disk_gib) == (2, 2048, 20)
         assert set(inventory.virt_modes) <= set(driver.capabilities().modes)
+
+    def test_guest_runs_in_its_tenants_partition_below_those_above(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        driver.start(spec, token=1)
+        assert partition_shares(driver) == {OUTER: 100, INNER: 100}
+
+    def test_weights_reach_guests_that_run(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        driver.start(spec, token=1)
+        driver.weigh((TenantShares(TENANT, cpu=300, io=200),))
+        assert partition_shares(driver) == {OUTER: 100, INNER: 300}
+        driver.weigh((TenantShares(PARENT, cpu=50, io=50),))
+        assert partition_shares(driver) == {OUTER: 50, INNER: 100}
+
+    def test_weights_are_there_when_a_restarted_worker_starts_the_guest(
+        self, driver: Driver, reopen: Callable[[], Driver], spec: InstanceSpec
+    ) -> None:
+        driver.prepare(spec)
+        driver.weigh((TenantShares(TENANT, cpu=300, io=200), TenantShares(PARENT, cpu=10_000, io=1)))
+        restarted = reopen()
+        try:
+            restarted.start(spec, token=1)
+            assert partition_shares(restarted) == {OUTER: 10_000, INNER: 300}
+        finally:
+            restarted.close()
+
+    def test_partitions_go_with_their_last_guest(self, driver: Driver, spec: InstanceSpec) -> None:
+        shares = (TenantShares(TENANT, cpu=300, io=300),)
+        driver.prepare(spec)
+        driver.start(spec, token=1)
+        driver.weigh(shares)
+        assert INNER in partition_shares(driver)
+        driver.stop(spec.id, graceful_seconds=0)
+        driver.weigh(shares)
+        assert partition_shares(driver) == {}
+        driver.start(spec, token=2)
+        assert partition_shares(driver) == {OUTER: 100, INNER: 300}
+
+    def test_guest_without_a_partition_runs_outside_of_them(self, driver: Driver, spec: InstanceSpec) -> None:
+        outside = dataclasses.replace(spec, partition=())
+        driver.prepare(outside)
+        assert driver.start(outside, token=1) == "running"
+        assert driver.list_partitions() == ()

@@ -14,6 +14,10 @@ TREE_IMAGE = ImageRef(
 )
 
 
+PARENT = "018f4b52-0000-7000-8000-00000000aaaa"
+TENANT = "018f4b52-0000-7000-8000-00000000bbbb"
+
+
 def make_nic(instance_id: str, index: int = 0) -> NicSpec:
     """A port on network 10.77.0.0/24 whose device, MAC and address derive from the instance's id."""
     digest = hashlib.sha256(f"{instance_id}/{index}".encode()).digest()
@@ -33,7 +37,8 @@ def make_spec(kind: Kind = "vm", *, image: ImageRef | None = None, **changes: An
     chosen = image or (VM_IMAGE if kind == "vm" else TREE_IMAGE)
     values: dict[str, Any] = {
         "id": instance_id,
-        "tenant_id": str(uuid.UUID(int=9)),
+        "tenant_id": TENANT,
+        "partition": (PARENT, TENANT),
         "name": "guest",
         "kind": kind,
         "vcpus": 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ def driver(settings: DriverSettings) -> FakeDriver:
 @pytest.fixture
 def spec() -> InstanceSpec:
     return make_spec()
+
+
+@pytest.fixture
+def reopen(driver: FakeDriver, settings: DriverSettings) -> Callable[[], FakeDriver]:
+    return lambda: FakeDriver(settings, driver.host)
 
 
 class TestContract(DriverContract):

@@ -34,6 +34,7 @@ def driver(lab: Lab) -> Iterator[LibvirtDriver]:
     for instance_id in {*driver.list_disks(), *(domain.instance_id for domain in driver.list_domains())}:
         if instance_id is not None:
             driver.remove(instance_id)
+    driver.weigh(())
     driver.close()
 
 
@@ -45,6 +46,11 @@ def vm(lab: Lab) -> InstanceSpec:
 @pytest.fixture
 def container(lab: Lab) -> InstanceSpec:
     return make_spec("container", image=lab.tree_image, ssh_keys=(KEY,))
+
+
+@pytest.fixture
+def reopen(lab: Lab) -> Callable[[], LibvirtDriver]:
+    return lab.open_driver
 
 
 class TestVmContract(DriverContract):

@@ -15,7 +15,17 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
-from compute.wire import DomainReport, HostInventory, HostProof, InstanceSpec, Kind, PowerState, VirtMode
+from compute.wire import (
+    DomainReport,
+    HostInventory,
+    HostProof,
+    InstanceSpec,
+    Kind,
+    PartitionReport,
+    PowerState,
+    TenantShares,
+    VirtMode,
+)
 
 
 class DriverError(Exception):
@@ -79,6 +89,18 @@ class Driver(abc.ABC):
         """Return the ids of instances that have a directory in storage (also half-made ones)."""
 
     @abc.abstractmethod
+    def list_partitions(self) -> tuple[PartitionReport, ...]:
+        """Return the tenants' partitions, with what ran in them. Asks no daemon; empty where the kernel has no groups."""
+
+    @abc.abstractmethod
+    def weigh(self, shares: tuple[TenantShares, ...]) -> None:
+        """Ensure that the tenants' partitions weigh what `shares` says, a tenant that it does not name NORMAL_SHARES.
+
+        Kept on the host: what is started later, by a later driver, or after a reboot weighs the same. Partitions without
+        a guest are taken away. Asks no daemon.
+        """
+
+    @abc.abstractmethod
     def prepare(self, spec: InstanceSpec) -> None:
         """Ensure that the instance's root disk or tree, seed and ports exist and are whole.
 
@@ -90,6 +112,7 @@ class Driver(abc.ABC):
     def start(self, spec: InstanceSpec, *, token: int) -> PowerState:
         """Ensure that the domain is defined from `spec` and running; return the power state seen afterwards.
 
+        It runs in its tenant's partition (`spec.partition`); a domain that was running already stays where it is.
         A paused domain is resumed. `token` is written to the domain's metadata. Needs `prepare` to have been done.
         Raises Never("disk_missing" | "definition_refused" | "start_failed").
         """

@@ -29,7 +29,18 @@ from compute.node.drivers.base import Capabilities, Driver, Never, RetryLater, U
 from compute.node.drivers.faults import Fault, SimulatedCrash
 from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import read_marker
-from compute.wire import DomainReport, HostInventory, HostProof, InstanceSpec, PowerState, ProofStep
+from compute.wire import (
+    NORMAL_SHARES,
+    DomainReport,
+    HostInventory,
+    HostProof,
+    InstanceSpec,
+    PartitionReport,
+    PowerState,
+    ProofStep,
+    TenantShares,
+    partition_name,
+)
 
 STEPS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": ("prepare.disk", "prepare.seed", "prepare.ports"),
@@ -38,7 +49,7 @@ STEPS: Final[dict[str, tuple[str, ...]]] = {
     "remove": ("remove.cut", "remove.undefine", "remove.ports", "remove.disk"),
 }
 METHODS: Final = (
-    *("inventory", "prove", "list_domains", "list_disks", "prepare"),
+    *("inventory", "prove", "list_domains", "list_disks", "list_partitions", "weigh", "prepare"),
     *("start", "stop", "reboot", "remove", "console_log"),
 )
 
@@ -58,6 +69,15 @@ class FakeDisk:
 
 
 @dataclass(slots=True)
+class FakePartition:
+    """A tenant's partition. A test plays what ran in it by `FakeDriver.spend`."""
+
+    shares: int = NORMAL_SHARES
+    cpu_seconds: float = 0.0
+    waited_seconds: float = 0.0
+
+
+@dataclass(slots=True)
 class FakeHost:
     """The machine that a fake driver drives. Share one between drivers to play a restart of the node worker."""
 
@@ -66,6 +86,9 @@ class FakeHost:
     foreign: dict[str, DomainReport] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     images_missing: set[str] = field(default_factory=set)
+    partitions: dict[str, FakePartition] = field(default_factory=dict)  # by path, "tenant/child"
+    places: dict[str, str] = field(default_factory=dict)  # instance id -> path, since its last start
+    shares: dict[str, int] = field(default_factory=dict)  # partition name -> what it weighs, also when it is made later
     state_file: Path | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -82,6 +105,9 @@ class FakeHost:
             host.foreign = {key: DomainReport.from_json(value) for key, value in data["foreign"].items()}
             host.faults = [Fault.from_json(value) for value in data["faults"]]
             host.images_missing = set(data["images_missing"])
+            host.partitions = {key: FakePartition(**value) for key, value in data.get("partitions", {}).items()}
+            host.places = data.get("places", {})
+            host.shares = data.get("shares", {})
         return host
 
     def save(self) -> None:
@@ -94,6 +120,9 @@ class FakeHost:
             "foreign": {key: value.to_json() for key, value in self.foreign.items()},
             "faults": [fault.to_json() for fault in self.faults],
             "images_missing": sorted(self.images_missing),
+            "partitions": {key: dataclasses.asdict(value) for key, value in self.partitions.items()},
+            "places": self.places,
+            "shares": self.shares,
         }
         part = self.state_file.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps(data), "utf-8")
@@ -148,6 +177,32 @@ class FakeDriver(Driver):
         with self._at("list_disks"), self.host.lock:
             return tuple(sorted(self.host.disks))
 
+    def list_partitions(self) -> tuple[PartitionReport, ...]:
+        with self._at("list_partitions"), self.host.lock:
+            return tuple(
+                PartitionReport(
+                    tuple(path.split("/")), seen.shares, seen.cpu_seconds, seen.waited_seconds, time.monotonic()
+                )
+                for path, seen in sorted(self.host.partitions.items())
+            )
+
+    def weigh(self, shares: tuple[TenantShares, ...]) -> None:
+        with self._at("weigh"), self.host.lock:
+            wanted = {partition_name(item.tenant_id): item.cpu for item in shares}
+            used = {
+                path
+                for instance_id, path in self.host.places.items()
+                if self._power(instance_id) in ("running", "paused")
+            }
+            kept = {
+                path: dataclasses.replace(seen, shares=wanted.get(path.rsplit("/")[-1], NORMAL_SHARES))
+                for path, seen in self.host.partitions.items()
+                if any(f"{place}/".startswith(f"{path}/") for place in used)
+            }
+            if (wanted, kept) != (self.host.shares, self.host.partitions):
+                with self._change():
+                    self.host.shares, self.host.partitions = wanted, kept
+
     def console_log(self, instance_id: str, *, max_bytes: int) -> bytes:
         with self._at("console_log", instance_id), self.host.lock:
             disk = self.host.disks.get(instance_id)
@@ -193,6 +248,7 @@ class FakeDriver(Driver):
                 if effective and domain is not None and domain.power != "running":
                     self.host.domains[spec.id] = dataclasses.replace(domain, power="running")
                     if domain.power != "paused":
+                        self._enter_partition(spec)
                         disk.console += f"cenote: {spec.name} is up\n"
         power = self._power(spec.id)
         if power != "running":
@@ -226,6 +282,7 @@ class FakeDriver(Driver):
             with self._at("remove.undefine", instance_id) as effective, self._change():
                 if effective:
                     self.host.domains.pop(instance_id, None)
+                    self.host.places.pop(instance_id, None)
             with self._at("remove.ports", instance_id) as effective, self._change():
                 if effective and (disk := self.host.disks.get(instance_id)):
                     disk.ports = ()
@@ -248,7 +305,24 @@ class FakeDriver(Driver):
         with self._change():
             self._set_power(instance_id, power)
 
+    def spend(self, path: str, *, cpu_seconds: float, waited_seconds: float = 0.0) -> None:
+        """Play that guests in a partition ("tenant/child") ran, and waited for a CPU."""
+        with self._change():
+            parts = path.split("/")
+            for end in range(1, len(parts) + 1):
+                seen = self.host.partitions["/".join(parts[:end])]
+                seen.cpu_seconds += cpu_seconds
+                seen.waited_seconds += waited_seconds
+
     # -- parts
+
+    def _enter_partition(self, spec: InstanceSpec) -> None:
+        names = [partition_name(tenant) for tenant in spec.partition]
+        for end in range(1, len(names) + 1):
+            shares = self.host.shares.get(names[end - 1], NORMAL_SHARES)
+            self.host.partitions.setdefault("/".join(names[:end]), FakePartition(shares))
+        if names:
+            self.host.places[spec.id] = "/".join(names)
 
     @contextlib.contextmanager
     def _at(self, place: str, instance_id: str = "") -> Iterator[bool]:

@@ -19,6 +19,8 @@ class DriverSettings:
     `network_dir` holds the network state, which must not outlive a reboot. `libvirt_log_dir` is where the daemon keeps
     one log for each domain name, in `qemu/` and `lxc/`;
     `libvirt_run_dir` is where its LXC driver keeps sockets and mount points.
+    `partition` is the group, below the machine's own for guests, that holds all tenants' partitions of this host: letters
+    and digits only. Hosts that are one machine (a lab) need different ones.
     Containers' user and group ids 0..idmap_count-1 are idmap_base.. on the host.
     """
 
@@ -33,5 +35,6 @@ class DriverSettings:
     network_dir: Path = Path("/run/cenote/network")
     libvirt_log_dir: Path = Path("/var/log/libvirt")
     libvirt_run_dir: Path = Path("/run/libvirt")
+    partition: str = "cenote"
     idmap_base: int = 100_000
     idmap_count: int = 65_536

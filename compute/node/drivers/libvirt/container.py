@@ -14,6 +14,7 @@ from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
 from compute.node.drivers.libvirt.console import ConsoleRecorder
 from compute.node.drivers.libvirt.kind import GuestKind
 from compute.node.drivers.libvirt.metadata import PARSER
+from compute.node.drivers.libvirt.partitions import Partitions
 from compute.node.drivers.libvirt.xml_container import build_container
 from compute.node.drivers.network import PortManager
 from compute.node.drivers.settings import DriverSettings
@@ -36,11 +37,12 @@ class ContainerKind(GuestKind):
         settings: DriverSettings,
         network: PortManager,
         hypervisor: Hypervisor,
+        partitions: Partitions,
         *,
         store: ImageStore,
         cgroups: Cgroups,
     ) -> None:
-        super().__init__(settings, network, hypervisor)
+        super().__init__(settings, network, hypervisor, partitions)
         self._store = store
         self._cgroups = cgroups
         self._consoles = ConsoleRecorder()
@@ -64,7 +66,14 @@ class ContainerKind(GuestKind):
         return paths.rootfs.is_dir()
 
     def build(
-        self, spec: InstanceSpec, paths: InstancePaths, *, token: int, name: str | None, bridges: tuple[str, ...]
+        self,
+        spec: InstanceSpec,
+        paths: InstancePaths,
+        *,
+        token: int,
+        name: str | None,
+        bridges: tuple[str, ...],
+        partition: str | None,
     ) -> etree._Element:
         return build_container(
             spec,
@@ -74,6 +83,7 @@ class ContainerKind(GuestKind):
             settings=self._settings,
             paths=paths,
             bridges=bridges,
+            partition=partition,
         )
 
     def settle(self, spec: InstanceSpec, seen: SeenDomain, paths: InstancePaths) -> None:

@@ -13,13 +13,14 @@ from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
 from compute.node.drivers.libvirt.console import read_log, trim
 from compute.node.drivers.libvirt.container import ContainerKind
 from compute.node.drivers.libvirt.kind import ACTIVE, PROOF_PREFIX, GuestKind, read_ports, remove_directory
+from compute.node.drivers.libvirt.partitions import Partitions
 from compute.node.drivers.libvirt.probe import prove_host
 from compute.node.drivers.libvirt.vm import VmKind
 from compute.node.drivers.network import PortManager
 from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import instance_paths, list_instance_ids, read_marker
 from compute.node.images.store import ImageStore
-from compute.wire import DomainReport, HostInventory, HostProof, InstanceSpec, PowerState
+from compute.wire import DomainReport, HostInventory, HostProof, InstanceSpec, PartitionReport, PowerState, TenantShares
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -33,9 +34,12 @@ class LibvirtDriver(Driver):
         self._cgroups = control_groups.detect()
         settings.local_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         store = ImageStore(settings)
-        self._vms = VmKind(settings, network, Hypervisor(settings.qemu_uri), store=store, cgroups=self._cgroups)
+        self._partitions = Partitions(self._cgroups, base=settings.partition, file=settings.local_dir / "shares.json")
+        self._vms = VmKind(
+            settings, network, Hypervisor(settings.qemu_uri), self._partitions, store=store, cgroups=self._cgroups
+        )
         self._containers = ContainerKind(
-            settings, network, Hypervisor(settings.lxc_uri), store=store, cgroups=self._cgroups
+            settings, network, Hypervisor(settings.lxc_uri), self._partitions, store=store, cgroups=self._cgroups
         )
         self._kinds: tuple[GuestKind, ...] = (self._vms, self._containers)
 
@@ -83,6 +87,14 @@ class LibvirtDriver(Driver):
     def list_disks(self) -> tuple[str, ...]:
         with _storage_errors():
             return list_instance_ids(self._settings)
+
+    def list_partitions(self) -> tuple[PartitionReport, ...]:
+        with _storage_errors():
+            return self._partitions.report()
+
+    def weigh(self, shares: tuple[TenantShares, ...]) -> None:
+        with _storage_errors():
+            self._partitions.weigh(shares)
 
     def console_log(self, instance_id: str, *, max_bytes: int) -> bytes:
         with _storage_errors():

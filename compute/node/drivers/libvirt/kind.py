@@ -20,6 +20,7 @@ from lxml import etree
 from compute.node.drivers.base import Never, RetryLater, Unknown
 from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
 from compute.node.drivers.libvirt.metadata import PARSER, metadata_text
+from compute.node.drivers.libvirt.partitions import Partitions
 from compute.node.drivers.libvirt.xml import to_text
 from compute.node.drivers.network import PortManager
 from compute.node.drivers.settings import DriverSettings
@@ -39,9 +40,12 @@ class GuestKind(abc.ABC):
     kind: Kind
     log_folder: str  # of the daemon's logs, one for each domain name
 
-    def __init__(self, settings: DriverSettings, network: PortManager, hypervisor: Hypervisor) -> None:
+    def __init__(
+        self, settings: DriverSettings, network: PortManager, hypervisor: Hypervisor, partitions: Partitions
+    ) -> None:
         self._settings = settings
         self._network = network
+        self._partitions = partitions
         self.hypervisor = hypervisor
 
     # -- what the kinds do differently
@@ -60,7 +64,14 @@ class GuestKind(abc.ABC):
 
     @abc.abstractmethod
     def build(
-        self, spec: InstanceSpec, paths: InstancePaths, *, token: int, name: str | None, bridges: tuple[str, ...]
+        self,
+        spec: InstanceSpec,
+        paths: InstancePaths,
+        *,
+        token: int,
+        name: str | None,
+        bridges: tuple[str, ...],
+        partition: str | None,
     ) -> etree._Element:
         """Return the domain."""
 
@@ -164,14 +175,16 @@ class GuestKind(abc.ABC):
             # Again, since the host may have been rebooted: filters do not outlive that.
             self._network.ensure_port(nic)
         bridges = tuple(self._network.bridge_name(nic.network) for nic in spec.nics)
-        domain = self.build(spec, paths, token=token, name=seen.name if seen else None, bridges=bridges)
-        try:
-            self.hypervisor.define(to_text(domain))
-        except Never as error:
-            # Another thread or an earlier, lost call may have defined it under this UUID meanwhile: that is as well.
-            if error.code != "name_taken" or self.find(spec.id) is None:
-                raise
-        self.hypervisor.create(spec.id)
+        name = seen.name if seen else None
+        with self._partitions.hold(spec.partition) as partition:
+            domain = self.build(spec, paths, token=token, name=name, bridges=bridges, partition=partition)
+            try:
+                self.hypervisor.define(to_text(domain))
+            except Never as error:
+                # Another thread or an earlier, lost call may have defined it under this UUID meanwhile: that is as well.
+                if error.code != "name_taken" or self.find(spec.id) is None:
+                    raise
+            self.hypervisor.create(spec.id)
 
     def _stop_gracefully(self, uuid: str, seconds: float) -> PowerState:
         deadline = time.monotonic() + seconds

@@ -16,6 +16,7 @@ from compute.node.drivers.libvirt.cgroups import Cgroups
 from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
 from compute.node.drivers.libvirt.kind import GuestKind
 from compute.node.drivers.libvirt.metadata import PARSER
+from compute.node.drivers.libvirt.partitions import Partitions
 from compute.node.drivers.libvirt.xml_vm import HOST_PROCESSOR, Machine, build_vm
 from compute.node.drivers.network import PortManager
 from compute.node.drivers.settings import DriverSettings
@@ -43,11 +44,12 @@ class VmKind(GuestKind):
         settings: DriverSettings,
         network: PortManager,
         hypervisor: Hypervisor,
+        partitions: Partitions,
         *,
         store: ImageStore,
         cgroups: Cgroups,
     ) -> None:
-        super().__init__(settings, network, hypervisor)
+        super().__init__(settings, network, hypervisor, partitions)
         self._store = store
         self._cgroups = cgroups
         self._mode_file = settings.local_dir / "vm-mode"
@@ -136,7 +138,14 @@ class VmKind(GuestKind):
         return paths.seed.is_file() and paths.disk.is_file()
 
     def build(
-        self, spec: InstanceSpec, paths: InstancePaths, *, token: int, name: str | None, bridges: tuple[str, ...]
+        self,
+        spec: InstanceSpec,
+        paths: InstancePaths,
+        *,
+        token: int,
+        name: str | None,
+        bridges: tuple[str, ...],
+        partition: str | None,
     ) -> etree._Element:
         return build_vm(
             spec,
@@ -148,6 +157,7 @@ class VmKind(GuestKind):
             image=image_paths(self._settings, spec.disk.image),
             paths=paths,
             bridges=bridges,
+            partition=partition,
         )
 
     def settle(self, spec: InstanceSpec, seen: SeenDomain, paths: InstancePaths) -> None:

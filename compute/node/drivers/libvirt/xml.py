@@ -42,6 +42,12 @@ def domain_name(spec: InstanceSpec) -> str:
     return "-".join(part for part in ("cenote", spec.id[-12:], readable) if part)
 
 
+def add_partition(domain: etree._Element, partition: str | None) -> None:
+    """Append where among the control groups the guest runs; libvirt's own place where that is None."""
+    if partition is not None:
+        node(node(domain, "resource"), "partition", partition)
+
+
 def check_allowed(
     domain: etree._Element, allowed: frozenset[str], *, directories: Iterable[PurePath], files: Iterable[str] = ()
 ) -> None:

@@ -8,7 +8,7 @@ from lxml import etree
 
 from compute.node.drivers.libvirt.cgroups import Feature
 from compute.node.drivers.libvirt.metadata import metadata_element
-from compute.node.drivers.libvirt.xml import check_allowed, domain_name, node
+from compute.node.drivers.libvirt.xml import add_partition, check_allowed, domain_name, node
 from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import InstancePaths
 from compute.wire import InstanceSpec
@@ -22,7 +22,7 @@ DROPPED: Final = (
 )
 _ELEMENTS = """
     name uuid metadata memory currentMemory vcpu cputune cputune/shares cputune/period cputune/quota
-    memtune memtune/hard_limit memtune/swap_hard_limit blkiotune blkiotune/weight
+    resource resource/partition memtune memtune/hard_limit memtune/swap_hard_limit blkiotune blkiotune/weight
     os os/type os/init os/initarg idmap idmap/uid idmap/gid features features/privnet features/capabilities
     clock on_poweroff on_reboot on_crash
     devices devices/filesystem devices/filesystem/source devices/filesystem/target
@@ -41,6 +41,7 @@ def build_container(
     settings: DriverSettings,
     paths: InstancePaths,
     bridges: tuple[str, ...],
+    partition: str | None = None,
     init: tuple[str, ...] = (INIT,),
 ) -> etree._Element:
     """Return the domain. `bridges` are those of `spec.nics`, in order; `name` keeps the one a defined domain has.
@@ -55,6 +56,7 @@ def build_container(
     node(domain, "memory", str(spec.memory_mib), unit="MiB")
     node(domain, "currentMemory", str(spec.memory_mib), unit="MiB")
     _add_limits(domain, spec, features)
+    add_partition(domain, partition)
     system = node(domain, "os")
     node(system, "type", "exe", arch="x86_64")
     node(system, "init", init[0])

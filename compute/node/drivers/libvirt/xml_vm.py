@@ -9,7 +9,7 @@ from lxml import etree
 
 from compute.node.drivers.libvirt.cgroups import Feature
 from compute.node.drivers.libvirt.metadata import metadata_element
-from compute.node.drivers.libvirt.xml import check_allowed, domain_name, node
+from compute.node.drivers.libvirt.xml import add_partition, check_allowed, domain_name, node
 from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import ImagePaths, InstancePaths
 from compute.wire import InstanceSpec
@@ -19,6 +19,7 @@ RANDOM: Final = "/dev/urandom"
 HOST_PROCESSOR: Final = "host-passthrough"
 _ELEMENTS = """
     name uuid metadata memory currentMemory vcpu cputune cputune/shares blkiotune blkiotune/weight
+    resource resource/partition
     os os/type os/kernel os/initrd os/cmdline os/boot features features/acpi features/apic
     cpu cpu/model clock clock/timer on_poweroff on_reboot on_crash
     devices devices/disk devices/disk/driver devices/disk/source devices/disk/target devices/disk/readonly
@@ -52,6 +53,7 @@ def build_vm(
     image: ImagePaths,
     paths: InstancePaths,
     bridges: tuple[str, ...],
+    partition: str | None = None,
 ) -> etree._Element:
     """Return the domain. `bridges` are those of `spec.nics`, in order; `name` keeps the one a defined domain has.
 
@@ -68,6 +70,7 @@ def build_vm(
         node(node(domain, "cputune"), "shares", str(spec.cpu_shares))
     if "io_weight" in features:
         node(node(domain, "blkiotune"), "weight", str(spec.io_weight))
+    add_partition(domain, partition)
     _add_boot(domain, spec, machine, image)
     _add_devices(node(domain, "devices"), spec, machine, paths, bridges)
     check_allowed(domain, ALLOWED, directories=(settings.shared_dir, settings.local_dir), files=(RANDOM,))

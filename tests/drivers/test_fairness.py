@@ -1,0 +1,171 @@
+"""Two tenants on one core get the CPU that their shares say, whoever runs more guests, VMs and containers mixed.
+
+Told twice: by the control groups, and by the guests themselves, which count rounds of a loop on their consoles. What a
+round costs in CPU time differs between a translated VM and a container, and with the machine's load and caches; so two
+more tenants, with one guest each, run beside the others as gauges. Others' load on the core takes from all tenants
+alike, so the machine need not be quiet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import libvirt
+import pytest
+
+from compute.node.drivers.libvirt.cgroups import ROOT, detect
+from compute.node.drivers.libvirt.host import LibvirtDriver
+from compute.wire import InstanceSpec, Kind, TenantShares, partition_name
+from tests.drivers.conftest import Lab
+from tests.drivers.specs import make_spec
+from tests.drivers.test_libvirt_guests import wait_until
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
+SECONDS: Final = 30.0
+ONE, MANY, VM_GAUGE, CONTAINER_GAUGE = TENANTS = [str(uuid.UUID(int=0x5EED00 + number)) for number in range(4)]
+ROUNDS: Final[dict[Kind, int]] = {"vm": 400_000, "container": 2_000_000}  # some 10 ms of CPU each
+# A loop that stays in the smallest cache: what a translated shell's loop costs depends on who else runs. All else in the
+# guest is stopped, since a VM's services cost it the same however little it gets.
+_BUSY: Final = """#!/bin/sh
+kill -STOP -1
+exec lua5.4 -e '
+local console, counted = io.open("/dev/console", "w"), 0
+while true do
+    for _ = 1, {rounds} do end
+    counted = counted + 1
+    console:write("counted ", counted, ".\\n")
+    console:flush()
+end'
+"""
+_COUNTED: Final = re.compile(rb"counted (\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """CPU seconds of each tenant's partition, and what each guest has counted."""
+
+    cpu: dict[str, float]
+    counted: dict[str, int]
+
+
+@dataclass(slots=True)
+class Core:
+    """One core of the lab host, with busy guests on it."""
+
+    driver: LibvirtDriver
+    lab: Lab
+    core: int
+    guests: dict[str, InstanceSpec] = dataclasses.field(default_factory=dict)
+
+    def run(self, tenant: str, *kinds: Kind) -> None:
+        """Start busy guests of a tenant, one after the other, each until it counts; VMs are then paused till `go`."""
+        for kind in kinds:
+            image = self.lab.vm_image if kind == "vm" else self.lab.tree_image
+            spec = make_spec(
+                kind,
+                image=image,
+                memory_mib=128,
+                nics=(),
+                tenant_id=tenant,
+                partition=(tenant,),
+                user_data=_BUSY.format(rounds=ROUNDS[kind]),
+            )
+            self.guests[spec.id] = spec
+            self.driver.prepare(spec)
+            self.driver.start(spec, token=1)
+            wait_until(functools.partial(self.counted, spec.id), 120)
+            if kind == "vm":
+                connection = libvirt.open(self.lab.host.qemu_uri)
+                connection.lookupByUUIDString(spec.id).suspend()
+                connection.close()
+
+    def go(self) -> None:
+        """Confine all partitions to the core, and let paused guests go on."""
+        self._confine()
+        for spec in self.guests.values():
+            self.driver.start(spec, token=2)
+
+    def _confine(self) -> None:
+        """Have all partitions run on this core. Children first: a group may not have less than those below it."""
+        groups = sorted((ROOT / "cpuset" if detect().version == 1 else ROOT).rglob(f"{self._base}.partition"))
+        for group in groups:
+            for directory, _, files in os.walk(group, topdown=False):
+                if "cpuset.cpus" in files:
+                    Path(directory, "cpuset.cpus").write_text(str(self.core))
+        assert groups
+
+    @property
+    def _base(self) -> str:
+        return self.lab.settings.partition
+
+    def counted(self, guest: str) -> int:
+        found = _COUNTED.findall(self.driver.console_log(guest, max_bytes=4096))
+        return int(found[-1]) if found else 0
+
+    def read(self) -> Reading:
+        names = {partition_name(tenant): tenant for tenant in TENANTS}
+        cpu = {names[seen.path[-1]]: seen.cpu_seconds for seen in self.driver.list_partitions()}
+        return Reading(cpu, {guest: self.counted(guest) for guest in self.guests})
+
+    def measure(self, **shares: int) -> tuple[float, float]:
+        """Return what `one` got for each second of `many`: by the control groups, and by what the guests counted."""
+        gauge = (
+            shares["many"] // 6
+        )  # a gauge gets what each of the six gets: a VM does less per second when it gets less
+        weights = {ONE: shares["one"], MANY: shares["many"], VM_GAUGE: gauge, CONTAINER_GAUGE: gauge}
+        self.driver.weigh(tuple(TenantShares(tenant, cpu=weight, io=100) for tenant, weight in weights.items()))
+        before = self.read()
+        time.sleep(SECONDS)
+        after = self.read()
+        cpu = {tenant: after.cpu[tenant] - before.cpu[tenant] for tenant in TENANTS}
+        counted: dict[tuple[str, Kind], int] = {}
+        for guest, spec in self.guests.items():
+            key = spec.tenant_id, spec.kind
+            counted[key] = counted.get(key, 0) + after.counted[guest] - before.counted[guest]
+        vm = cpu[VM_GAUGE] / counted[VM_GAUGE, "vm"]
+        container = cpu[CONTAINER_GAUGE] / counted[CONTAINER_GAUGE, "container"]
+        one, many = (
+            counted[ONE, "container"] * container,
+            counted[MANY, "vm"] * vm + counted[MANY, "container"] * container,
+        )
+        print(f"{shares}: {cpu}, {counted}; by groups {cpu[ONE] / cpu[MANY]:.3f}, by guests {one / many:.3f}")
+        return cpu[ONE] / cpu[MANY], one / many
+
+    def remove_all(self) -> None:
+        for guest in list(self.guests):
+            self.driver.remove(guest)
+            del self.guests[guest]
+        self.driver.weigh(())
+
+
+@pytest.fixture
+def core(lab: Lab) -> Iterator[Core]:
+    driver = lab.open_driver()
+    core = Core(driver, lab, max(os.sched_getaffinity(0)))
+    yield core
+    core.remove_all()
+    driver.close()
+
+
+def test_tenants_get_the_cpu_of_their_shares_whoever_runs_more_guests(core: Core) -> None:
+    core.run(VM_GAUGE, "vm")
+    core.run(MANY, "vm", "vm", "vm", "container", "container", "container")
+    core.run(CONTAINER_GAUGE, "container")
+    core.run(ONE, "container")
+    core.go()
+    by_groups, by_guests = core.measure(one=100, many=100)
+    # 45:55 and 55:45
+    assert 45 / 55 <= by_groups <= 55 / 45
+    assert 45 / 55 <= by_guests <= 55 / 45
+    by_groups, by_guests = core.measure(one=300, many=100)
+    assert by_groups == pytest.approx(3, rel=0.1)
+    assert by_guests == pytest.approx(3, rel=0.1)
