@@ -11,6 +11,7 @@ code of every node worker, and sends its own heartbeats. Only the hypervisor is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -40,7 +41,7 @@ from compute.node.methods import execute
 from compute.node.observer import Observer
 from compute.node.runner import Runner
 from compute.node.settings import NodeSettings
-from compute.wire import Call, CallAnswer, DomainReport, HostInventory
+from compute.wire import Call, CallAnswer, DomainReport, HostInventory, PartitionReport, TenantShares
 
 log = logging.getLogger("compute.node.fleet")
 START_GAP_SECONDS = 0.02  # hosts that all start in the same moment would also beat in the same moment
@@ -83,6 +84,16 @@ class FakeHypervisor:
             return self._driver.list_disks()
         except DriverError:
             return None
+
+    def partitions(self) -> tuple[PartitionReport, ...] | None:
+        try:
+            return self._driver.list_partitions()
+        except DriverError:
+            return None
+
+    def weigh(self, shares: tuple[TenantShares, ...]) -> None:
+        with contextlib.suppress(DriverError):
+            self._driver.weigh(shares)
 
     def inventory(self) -> HostInventory | None:
         try:

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from compute.wire import Call, CallAnswer, CallError, DomainReport, HostInventory
+from compute.wire import Call, CallAnswer, CallError, DomainReport, HostInventory, PartitionReport, TenantShares
 
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 3.0  # past a call's deadline: the driver's own time-outs come first and say more
@@ -172,6 +172,15 @@ class Hypervisor:
         reply = self._look("inventory")
         return None if reply is None else HostInventory.from_json(reply)
 
+    def partitions(self) -> tuple[PartitionReport, ...] | None:
+        """Return what ran in the tenants' partitions, or None when nobody can say now."""
+        reply = self._look("partitions")
+        return None if reply is None else tuple(PartitionReport.from_json(item) for item in reply)
+
+    def weigh(self, shares: tuple[TenantShares, ...]) -> None:
+        """Have the tenants' partitions weigh that much. Where that fails now, the next heartbeat asks for it again."""
+        self._look("weigh", {"shares": [item.to_json() for item in shares]})
+
     def pid(self) -> int | None:
         """Return the child's process id, None while there is none."""
         with self._lock:
@@ -184,10 +193,10 @@ class Hypervisor:
             if self._child is not None:
                 self._child.kill()
 
-    def _look(self, what: str) -> Any | None:
+    def _look(self, what: str, body: dict[str, Any] | None = None) -> Any | None:
         try:
             child = self._living(time.monotonic())
-            reply = child.ask(what, None, LOOK_SECONDS)
+            reply = child.ask(what, body, LOOK_SECONDS)
         except Lost:
             return None
         except TimeoutError:

@@ -23,7 +23,7 @@ from compute.node.methods import CALLS_AT_ONCE, execute
 from compute.node.network.ports import PortManager
 from compute.node.network.settings import NetworkSettings
 from compute.node.settings import NodeSettings
-from compute.wire import Call
+from compute.wire import Call, TenantShares
 
 LOOKS_AT_ONCE = 2
 
@@ -85,6 +85,11 @@ def _do(driver: Driver, what: str, body: dict[str, Any]) -> Any:
         return list(driver.list_disks())
     if what == "inventory":
         return driver.inventory().to_json()
+    if what == "partitions":
+        return [report.to_json() for report in driver.list_partitions()]
+    if what == "weigh":
+        driver.weigh(tuple(TenantShares.from_json(item) for item in body["shares"]))
+        return True
     raise ValueError(f"unknown request {what}")
 
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from compute.node.client import ApiRefused, ApiUnavailable
 from compute.node.runner import Runner
-from compute.wire import DomainReport, HeartbeatAnswer, HostInventory, HostReport
+from compute.wire import DomainReport, HeartbeatAnswer, HostInventory, HostReport, PartitionReport, TenantShares
 
 log = logging.getLogger(__name__)
 SLOW_LOOK_SECONDS = 30.0  # inventory, disks
@@ -34,6 +34,10 @@ class Eyes(Protocol):
     def disks(self) -> tuple[str, ...] | None: ...
 
     def inventory(self) -> HostInventory | None: ...
+
+    def partitions(self) -> tuple[PartitionReport, ...] | None: ...
+
+    def weigh(self, shares: tuple[TenantShares, ...]) -> None: ...
 
 
 class Api(Protocol):
@@ -53,9 +57,13 @@ def boot_id() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Domains:
+class _Look:
     at: float
     seen: tuple[DomainReport, ...] | None
+    partitions: tuple[PartitionReport, ...] | None = None
+
+
+_BLIND = _Look(0.0, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +84,12 @@ class Observer:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._next_slow = 0.0
-        self._looking: Future[_Domains] | None = None
+        self._looking: Future[_Look] | None = None
         self._looking_slowly: Future[_Slow] | None = None
         # One thread for each kind of look: a storage directory that hangs must not hide the domains.
         self._looks = ThreadPoolExecutor(1, thread_name_prefix="look")
+        self._weighs = ThreadPoolExecutor(1, thread_name_prefix="weigh")
+        self._weighing: Future[None] | None = None
         self._slow_looks = ThreadPoolExecutor(1, thread_name_prefix="slow-look")
 
     def poke(self) -> None:
@@ -90,7 +100,7 @@ class Observer:
         """Send no more heartbeats."""
         self._stopping.set()
         self._wake.set()
-        for pool in (self._looks, self._slow_looks):
+        for pool in (self._looks, self._slow_looks, self._weighs):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def run(self) -> None:
@@ -108,7 +118,8 @@ class Observer:
                 self._stopping.wait(SETTLE_SECONDS)
 
     def _beat(self) -> None:
-        domains, slow = self._domains(), self._slow()
+        look, slow = self._seen(), self._slow()
+        domains = look.seen
         report = HostReport(
             boot_id=self._boot,
             clock=datetime.now(UTC).isoformat(),
@@ -116,6 +127,7 @@ class Observer:
             calls_in_hand=self._runner.in_hand(),
             inventory=slow.inventory if slow else None,
             disks=slow.disks if slow and domains is not None else None,
+            partitions=look.partitions,
         )
         try:
             answer = self._api.heartbeat(report)
@@ -124,12 +136,14 @@ class Observer:
             return
         if slow and domains is not None:
             self._looking_slowly = None
+        if answer.shares is not None:
+            self._weigh(answer.shares)
         self._runner.cancel(answer.cancel)
         self._seconds = min(max(answer.heartbeat_seconds, 0.2), 60.0)
         self._runner.tune(min(max(answer.sweep_seconds, 0.2), 60.0))
 
-    def _domains(self) -> tuple[DomainReport, ...] | None:
-        """Return what runs now, None when nobody can say soon enough."""
+    def _seen(self) -> _Look:
+        """Return what runs now; it holds None when nobody can say soon enough."""
         pending = self._looking
         if pending is not None and pending.done() and time.monotonic() - pending.result().at > FRESH_SECONDS:
             pending = None  # it ended between two heartbeats, and may be out of date by now
@@ -142,17 +156,26 @@ class Observer:
                 log.warning("nobody can say what runs here: no answer in %g s", PATIENCE_SECONDS)
                 self._looking = pending
                 pending.add_done_callback(lambda _: self.poke())
-            return None
+            return _BLIND
         self._looking = None
-        return found.seen
+        return found
 
-    def _look(self) -> _Domains:
+    def _weigh(self, shares: tuple[TenantShares, ...]) -> None:
+        """Have the weights written, at each heartbeat: also what was changed by hand since is mended. Never waits."""
+        if self._weighing is None or self._weighing.done():
+            self._weighing = self._weighs.submit(self._eyes.weigh, shares)
+            self._weighing.add_done_callback(_log_failure)
+
+    def _look(self) -> _Look:
+        partitions = None
         try:
             seen = self._eyes.domains()
+            if seen is not None:  # else nobody can see anything now, and both looks would have to be waited for
+                partitions = self._eyes.partitions()
         except Exception:
             log.exception("looking at the domains failed")
             seen = None
-        return _Domains(time.monotonic(), seen)
+        return _Look(time.monotonic(), seen, partitions)
 
     def _slow(self) -> _Slow | None:
         """Return inventory and disks when a look at them has ended since they were last reported."""
@@ -170,3 +193,8 @@ class Observer:
         except Exception:
             log.exception("looking at the host failed")
             return _Slow(None, None)
+
+
+def _log_failure(weighing: Future[None]) -> None:
+    if not weighing.cancelled() and (error := weighing.exception()) is not None:
+        log.error("weighing the tenants' partitions failed: %s", error)

@@ -29,7 +29,7 @@ from tests.drivers.conftest import Lab
 from tests.drivers.specs import make_spec
 from tests.drivers.test_libvirt_guests import wait_until
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 SECONDS: Final = 30.0
 ONE, MANY, VM_GAUGE, CONTAINER_GAUGE = TENANTS = [str(uuid.UUID(int=0x5EED00 + number)) for number in range(4)]
 ROUNDS: Final[dict[Kind, int]] = {"vm": 400_000, "container": 2_000_000}  # some 10 ms of CPU each

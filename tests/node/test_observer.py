@@ -13,13 +13,16 @@ from compute.node.client import ApiUnavailable
 from compute.node.journal import Journal
 from compute.node.observer import Observer
 from compute.node.runner import Runner
-from compute.wire import DomainReport, HeartbeatAnswer, HostInventory, HostReport
+from compute.wire import DomainReport, HeartbeatAnswer, HostInventory, HostReport, PartitionReport, TenantShares
 from tests.node.control import wait_for
 from tests.node.orders import an_id
 from tests.node.test_runner import Api as CallsApi
 from tests.node.test_runner import Executor
 
 GUEST = DomainReport(uuid=an_id(), name="guest", instance_id=an_id(), kind="vm", power="running")
+
+
+PARTITION = PartitionReport(("0123456789ab",), cpu_shares=100, cpu_seconds=1.0, waited_seconds=0.0, at=1.0)
 
 
 class Api:
@@ -45,6 +48,8 @@ class Eyes:
         self.domains_gate.set()
         self.disks_gate.set()
         self.broken = False
+        self.weighed: list[tuple[TenantShares, ...]] = []
+        self.weighing_fails = False
 
     def domains(self) -> tuple[DomainReport, ...] | None:
         self.domains_gate.wait(20)
@@ -55,6 +60,14 @@ class Eyes:
     def disks(self) -> tuple[str, ...] | None:
         self.disks_gate.wait(20)
         return ("a disk",)
+
+    def partitions(self) -> tuple[PartitionReport, ...] | None:
+        return (PARTITION,)
+
+    def weigh(self, shares: tuple[TenantShares, ...]) -> None:
+        self.weighed.append(shares)
+        if self.weighing_fails:
+            raise OSError("read-only")
 
     def inventory(self) -> HostInventory | None:
         return HostInventory(1, 1, 1, ("lxc",), "", 1, "", "", "", "")
@@ -148,3 +161,26 @@ def test_tuning_without_sense_is_bounded(host: Host, wish: float, kept: float) -
     host.api.answer = HeartbeatAnswer(heartbeat_seconds=wish, sweep_seconds=wish)
     host.thread.start()
     wait_for(lambda: host.observer._seconds == kept and host.runner._sweep_seconds == kept, 3, "the tuning")
+
+
+def test_what_ran_in_partitions_is_told_with_the_domains(host: Host) -> None:
+    host.thread.start()
+    wait_for(lambda: seen(host, domains=(GUEST,), partitions=(PARTITION,)), 3, "a report of partitions")
+
+
+def test_weights_are_written_at_each_heartbeat_that_says_them(host: Host) -> None:
+    host.thread.start()
+    wait_for(lambda: len(host.api.reports) > 2, 3, "heartbeats without weights")
+    assert host.eyes.weighed == []
+    shares = (TenantShares(an_id(), cpu=300, io=100),)
+    host.api.answer = HeartbeatAnswer(heartbeat_seconds=0.2, shares=shares)
+    wait_for(lambda: len(host.eyes.weighed) > 2, 3, "the weights, again and again")
+    assert set(host.eyes.weighed) == {shares}
+
+
+def test_weights_that_cannot_be_written_end_no_heartbeat(host: Host) -> None:
+    host.eyes.weighing_fails = True
+    host.api.answer = HeartbeatAnswer(heartbeat_seconds=0.2, shares=())
+    host.thread.start()
+    wait_for(lambda: len(host.eyes.weighed) > 2, 5, "another try")
+    assert len(host.api.reports) > 2
