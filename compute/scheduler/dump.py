@@ -29,7 +29,7 @@ DUMP_VERSION: Final = 1
 
 _HOST_SETS: Final = ("modes", "traits", "cpu_flags", "networks", "storages", "images")
 _REQUEST_SETS: Final = (
-    *("required_traits", "forbidden_traits", "forbidden_hosts"),
+    *("required_traits", "forbidden_traits", "forbidden_hosts", "exposed_hosts"),
     *("cpu_flags", "cpu_models", "networks", "storages"),
 )
 

@@ -40,6 +40,10 @@ _WORDS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "capacity_vcpus": ("lacks vCPU", "lack vCPU"),
     "capacity_memory": ("lacks memory", "lack memory"),
+    "host_loss": (
+        "has to keep its room for the loss of a host",
+        "have to keep their room for the loss of a host",
+    ),
     "capacity_disk": ("lacks disk", "lack disk"),
 }
 # filters whose `seen` says more than their words

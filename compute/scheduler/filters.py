@@ -51,8 +51,8 @@ def _target_rows(snapshot: Snapshot, request: Request) -> Flags | None:
     return refused
 
 
-def _forbidden_rows(snapshot: Snapshot, request: Request) -> Flags | None:
-    rows = [snapshot.row_of[host_id] for host_id in request.forbidden_hosts if host_id in snapshot.row_of]
+def _named_rows(snapshot: Snapshot, host_ids: frozenset[str]) -> Flags | None:
+    rows = [snapshot.row_of[host_id] for host_id in host_ids if host_id in snapshot.row_of]
     if not rows:
         return None
     refused = _nobody(snapshot)
@@ -208,7 +208,7 @@ FILTERS: Final[tuple[Filter, ...]] = (
     Filter(
         "forbidden",
         lambda host, request: host.id in request.forbidden_hosts,
-        _forbidden_rows,
+        lambda snapshot, request: _named_rows(snapshot, request.forbidden_hosts),
         lambda _h, _r: "",
     ),
     Filter(
@@ -260,6 +260,12 @@ FILTERS: Final[tuple[Filter, ...]] = (
     _capacity_filter("capacity_vcpus", "vcpus"),
     _capacity_filter("capacity_memory", "memory_mib"),
     _capacity_filter("capacity_disk", "disk_gib"),
+    Filter(
+        "host_loss",
+        lambda host, request: host.id in request.exposed_hosts,
+        lambda snapshot, request: _named_rows(snapshot, request.exposed_hosts),
+        lambda _h, _r: "",
+    ),
 )
 
 

@@ -133,6 +133,7 @@ class Request:
     the group has members (`group_started`); the soft rules only weigh. `domain_limit`: at most so many members of the
     group in one failure domain; `domain_members`: how many there are. Both come with the request, and not from the
     hosts looked at, so that one more host cannot turn a success into a refusal.
+    `exposed_hosts`: with the request on one of these a loss of hosts could not be absorbed (`losses.Losses.exposed`).
     `cpu_models`: one of these; of `cpu_flags`, `networks` and `storages` the host must have or reach all.
     """
 
@@ -154,6 +155,7 @@ class Request:
     group_started: bool = False
     domain_limit: int | None = None
     domain_members: Mapping[str, int] = field(default_factory=dict, hash=False)
+    exposed_hosts: frozenset[str] = frozenset()
 
 
 WEIGHER_NAMES: Final = ("spread", "pack", "load", "affinity", "domain", "image")

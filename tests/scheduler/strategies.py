@@ -112,6 +112,7 @@ requests = st.builds(
     group_started=st.booleans(),
     domain_limit=st.sampled_from([None, None, 0, 1, 2]),
     domain_members=st.dictionaries(st.sampled_from(["rack-1", "rack-2", "rack-elsewhere"]), st.integers(0, 2)),
+    exposed_hosts=st.sampled_from([frozenset[str](), frozenset[str](), frozenset(IDS[1:3])]),
 )
 
 

@@ -42,7 +42,7 @@ def can_take(host: HostState, request: Request) -> bool:
         return False
     if request.pool_id not in (None, host.pool_id) or request.target_host not in (None, host.id):
         return False
-    if host.id in request.forbidden_hosts or request.required_traits - host.traits:
+    if host.id in request.forbidden_hosts | request.exposed_hosts or request.required_traits - host.traits:
         return False
     if request.forbidden_traits & host.traits:
         return False

@@ -19,6 +19,7 @@ ALLOWED = {
     "dataclasses",
     "fractions",
     "functools",
+    "itertools",
     "math",
     "numpy",
     "sys",

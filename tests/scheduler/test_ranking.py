@@ -51,6 +51,7 @@ REFUSED: dict[str, tuple[HostState, Request, str]] = {
     "capacity_vcpus": (host(used=resources(8, 0, 0)), request(), ""),
     "capacity_memory": (host(used=resources(0, 8192, 0)), request(), ""),
     "capacity_disk": (host(used=resources(0, 0, 100)), request(), ""),
+    "host_loss": (host("host-1"), replace(request(), exposed_hosts=frozenset({"host-1"})), ""),
 }
 
 
