@@ -4,7 +4,7 @@ from compute.models.alarm import Alarm
 from compute.models.allocation import Allocation
 from compute.models.book_check import BookCheck
 from compute.models.catalog import Flavor, Image, Keypair
-from compute.models.decision import Decision
+from compute.models.decision import Decision, HostRoster
 from compute.models.domain import Domain
 from compute.models.grant import Grant, GrantLimit, GrantUse, SetAside
 from compute.models.host import Host, JoinToken
@@ -29,6 +29,7 @@ __all__ = [
     "GrantUse",
     "Host",
     "HostCall",
+    "HostRoster",
     "Image",
     "Instance",
     "JoinToken",

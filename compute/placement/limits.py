@@ -18,6 +18,7 @@ from tenants.errors import LedgerMismatch, QuotaExceeded
 from tenants.models import Tenant
 from tenants.scope import ALL
 from tenants.services.access import Actor, visible_tenant_ids
+from tenants.services.quota_forecast import QuotaEffect
 
 LIMITED: Final = ("disk_gib", "memory_mib", "vcpus")
 
@@ -67,6 +68,21 @@ def release(*, tenant: Tenant, pool_id: uuid.UUID, amounts: Mapping[str, int]) -
     """Give amounts back. Raises LedgerMismatch where more would be given back than was taken."""
     if _move(_RELEASE, tenant=tenant, pool_id=pool_id, amounts=amounts):
         raise LedgerMismatch(f"More would be released in pool {pool_id} than tenant {tenant.id} has in use.")
+
+
+def forecast(*, tenant: Tenant, amounts: Mapping[str, int]) -> dict[str, list[QuotaEffect]]:
+    """Return pool id -> what `charge` would do there, from the tenant up; pools without limits are left out. One query."""
+    rows = GrantLimit.objects.filter(grant__tenant_id__in=tenant.path, resource__in=LIMITED)
+    found: dict[str, list[QuotaEffect]] = {}
+    for row in sorted(
+        rows.select_related("grant__tenant"),
+        key=lambda row: (-tenant.path.index(row.grant.tenant_id), row.resource),
+    ):
+        line = QuotaEffect(
+            row.grant.tenant_id, row.grant.tenant.name, row.resource, row.limit, row.used, amounts[row.resource]
+        )
+        found.setdefault(str(row.grant.pool_id), []).append(line)
+    return found
 
 
 def _move(sql: str, *, tenant: Tenant, pool_id: uuid.UUID, amounts: Mapping[str, int]) -> list[uuid.UUID]:

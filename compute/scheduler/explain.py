@@ -12,6 +12,7 @@ __all__ = [
     "Change",
     "Remedy",
     "apply",
+    "choice",
     "how_many",
     "operator_summary",
     "refusal_sentence",
@@ -65,7 +66,7 @@ def operator_summary(ranking: Ranking) -> tuple[str, ...]:
     """Say how the choice fell, or which hosts refused: the counts first, then names and numbers of the first few."""
     sentences = [_counted(ranking)]
     if ranking.candidates:
-        sentences.append(_choice(ranking.candidates))
+        sentences.append(choice(ranking.candidates))
     else:
         closest = sorted(ranking.refusals, key=_distance)
         sentences.extend(refusal_sentence(refusal) for refusal in closest[:_SHOWN])
@@ -115,7 +116,8 @@ def _distance(refusal: Refusal) -> tuple[int, float, str]:
     return len(refusal.also), missing, refusal.host_id
 
 
-def _choice(candidates: Sequence[Candidate]) -> str:
+def choice(candidates: Sequence[Candidate]) -> str:
+    """Say what put the best candidate before the next, or that only its id did. Names hosts."""
     best = candidates[0]
     text = f"{best.host_name or best.host_id} is best with {best.score:.3f} ({_points(best)})"
     if len(candidates) == 1:

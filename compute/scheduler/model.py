@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from compute.wire import Kind, VirtMode
+
+if TYPE_CHECKING:
+    from compute.scheduler.snapshot import Snapshot
 
 Resource = Literal["vcpus", "memory_mib", "disk_gib"]
 GroupRule = Literal["anti_affinity", "soft_anti_affinity", "soft_affinity", "affinity"]
@@ -246,9 +249,12 @@ class Ranking:
     """Every host once: `candidates` best first, `refusals` by host id; `tally`: (filter, hosts) in filter order.
 
     `reasons` splits the tally further. The sequences may be lazy (made on access); they equal tuples of the same items.
+    `source` is what was ranked; `failing`: what each host of a snapshot fails, as bits, row by row.
     """
 
     candidates: Sequence[Candidate]
     refusals: Sequence[Refusal]
     tally: tuple[tuple[str, int], ...]
     reasons: tuple[Reason, ...] = ()
+    source: Snapshot | Sequence[HostState] = field(default=(), compare=False, repr=False)
+    failing: Sequence[int] = field(default=(), compare=False, repr=False)

@@ -47,7 +47,7 @@ def rank_hosts(hosts: Sequence[HostState], request: Request, policy: Policy) -> 
         candidates.append(Candidate(host.id, _total(contributions.values()), contributions, host.name))
     candidates.sort(key=lambda candidate: -candidate.score)  # stable: equal scores stay in id order
     told = reasons.of_refusals(refusals)
-    return Ranking(tuple(candidates), tuple(refusals), reasons.tally(told), told)
+    return Ranking(tuple(candidates), tuple(refusals), reasons.tally(told), told, source=ordered)
 
 
 def rank_columns(snapshot: Snapshot, request: Request, policy: Policy) -> Ranking:
@@ -77,7 +77,15 @@ def rank_columns(snapshot: Snapshot, request: Request, policy: Policy) -> Rankin
         return refusal(hosts[row], request, int(bits[row]))
 
     told = reasons.of_columns(snapshot, request, bits)
-    return Ranking(_Lazy(len(rows), candidate), _Lazy(len(refused), refusal_at), reasons.tally(told), told)
+    candidates, refusals = _Lazy(len(rows), candidate), _Lazy(len(refused), refusal_at)
+    return Ranking(
+        candidates,
+        refusals,
+        reasons.tally(told),
+        told,
+        source=snapshot,
+        failing=bits,  # type: ignore[arg-type]  # an array is a sequence
+    )
 
 
 def _total(values: Iterable[float]) -> float:

@@ -135,6 +135,21 @@ def apply(request: Request, changes: Sequence[Change], count: int = 1) -> tuple[
     return request, count
 
 
+def hosts_short_of_room(snapshot: Snapshot, request: Request, *, most: int) -> list[str]:
+    """Return the ids of hosts that refuse for want of room and nothing else, those that lack the smallest part first."""
+    bits = failing_rows(snapshot, request)
+    capacity = sum(_BIT[name] for name in _FILTER_OF.values())
+    rows: Counts = np.flatnonzero((bits != 0) & (bits & ~capacity == 0))
+    missing = np.zeros(len(rows), dtype=np.float64)
+    for resource in RESOURCES:
+        asked: int = getattr(request.resources, resource)
+        if asked > 0:
+            free = room(snapshot.capacity[resource], snapshot.used[resource])[rows]
+            missing += np.maximum(0, asked - free) / asked
+    order = np.lexsort((snapshot.id_order[rows], missing))[:most]
+    return [snapshot.hosts[row].id for row in rows[order]]
+
+
 def how_many(hosts: Sequence[HostState] | Snapshot, request: Request) -> int:
     """Return how many requests like this fit, one after another, whatever order the hosts are chosen in.
 

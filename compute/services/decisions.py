@@ -1,70 +1,116 @@
-"""Stores why: one row for each placement and each refusal."""
+"""Stores why: one row for each placement, of one instance or of a batch, and for each refusal."""
 
 from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compute.models import Decision
-from compute.placement.place import Placed, Refused
-from compute.scheduler import explain
-from compute.scheduler.model import Policy, Ranking, Request
-from compute.services.remedies import Offer
+from django.db import transaction
 
-_KEPT = 20
+from compute.models import Decision, HostRoster
+from compute.placement.place import Placed
+from compute.placement.remedies import Offer
+from compute.scheduler import explain
+from compute.scheduler.model import WEIGHER_NAMES, Policy, Ranking, Request
+from compute.scheduler.record import pack, roster, roster_digest
+from tenants.services.quota_forecast import QuotaEffect
+
+_stored_rosters: set[str] = set()
+"""Digests that this process knows to be committed: hosts come and go seldom, placements come by the thousand."""
 
 
 def record_placed(
-    *, tenant_id: uuid.UUID, placed: Placed, request: Request, policy: Policy, name: str
-) -> list[Decision]:
-    """Insert one decision per consumer of the batch, in the caller's transaction."""
-    common = _common(placed.ranking, request, policy, placed.hosts_seen, name)
-    summary = list(explain.tenant_summary(placed.ranking))
-    rows = [
-        Decision(tenant_id=tenant_id, instance_id=consumer, outcome="placed", host_id=host, summary=summary, **common)
-        for consumer, host in placed.hosts.items()
-    ]
-    created: list[Decision] = Decision.unscoped.bulk_create(rows)
-    return created
+    *,
+    decision_id: uuid.UUID,
+    tenant_id: uuid.UUID,
+    placed: Placed,
+    request: Request,
+    policy: Policy,
+    name: str,
+) -> None:
+    """Insert the decision about an instance or a batch, in the caller's transaction."""
+    (first, host), *others = placed.hosts.items()
+    best = placed.ranking.candidates
+    Decision.unscoped.create(
+        id=decision_id,
+        tenant_id=tenant_id,
+        outcome="placed",
+        instance_id=None if others else first,
+        host_id=host,
+        plan=[[str(consumer), str(chosen)] for consumer, chosen in placed.hosts.items()] if others else [],
+        passed_over=next((place for place, one in enumerate(best) if one.host_id == str(host)), 0) if not others else 0,
+        **_common(placed.ranking, request, policy, name, len(placed.hosts)),
+    )
 
 
 def record_refused(
-    *, tenant_id: uuid.UUID, refused: Refused, request: Request, policy: Policy, name: str, remedies: Sequence[Offer]
+    *,
+    tenant_id: uuid.UUID,
+    code: str,
+    ranking: Ranking,
+    request: Request,
+    policy: Policy,
+    name: str,
+    count: int,
+    remedies: Sequence[Offer],
+    quota: Sequence[QuotaEffect] = (),
 ) -> Decision:
-    """Insert the decision of a refusal, with what would have made it fit. The refused request's own work is rolled back."""
+    """Insert the decision of a refusal, with what would make it fit. The refused request's own work is rolled back."""
     decision: Decision = Decision.unscoped.create(
         tenant_id=tenant_id,
         outcome="refused",
-        summary=list(explain.tenant_summary(refused.ranking)),
-        remedies=[offer.as_data() for offer in remedies],
-        **_common(refused.ranking, request, policy, len(refused.hosts), name),
+        code=code,
+        remedies=[offer.stored() for offer in remedies],
+        quota=[_line(line) for line in quota],
+        **_common(ranking, request, policy, name, count),
     )
     return decision
 
 
-def _common(ranking: Ranking, request: Request, policy: Policy, hosts_seen: int, name: str) -> dict[str, Any]:
+def _common(ranking: Ranking, request: Request, policy: Policy, name: str, count: int) -> dict[str, Any]:
     return {
-        "request": {**_plain(request), "name": name},
+        "request": {"name": name, "count": count, **_lean(request)},
         "policy": policy.name,
-        "hosts_seen": hosts_seen,
+        "weights": {weigher: policy.weight(weigher) for weigher in WEIGHER_NAMES if policy.weight(weigher)},
+        "hosts_seen": len(ranking.candidates) + len(ranking.refusals),
         "tally": dict(ranking.tally),
-        "candidates": [_plain(candidate) for candidate in ranking.candidates[:_KEPT]],
-        "refusals": [_plain(refusal) for refusal in ranking.refusals[:_KEPT]],
+        "roster": _roster(ranking),
+        "record": pack(ranking, request),
+        "summary": list(explain.tenant_summary(ranking)),
     }
 
 
-def _plain(value: Any) -> dict[str, Any]:
-    """Dataclass -> JSON data; sets become sorted lists so that equal requests store equal text."""
-    return {key: _json(item) for key, item in dataclasses.asdict(value).items()}
+def _roster(ranking: Ranking) -> str:
+    """Return the digest of the hosts looked at; their ids are stored with the first decision that looked at them."""
+    ids = roster(ranking)
+    digest = roster_digest(ids)
+    if digest not in _stored_rosters:
+        row = HostRoster(digest=digest, host_ids=b"".join(uuid.UUID(host_id).bytes for host_id in ids))
+        HostRoster.objects.bulk_create([row], ignore_conflicts=True)
+        transaction.on_commit(lambda: _stored_rosters.add(digest))
+    return digest
+
+
+def _line(line: QuotaEffect) -> dict[str, Any]:
+    return {**dataclasses.asdict(line), "tenant_id": str(line.tenant_id)}
+
+
+def _lean(request: Request) -> dict[str, Any]:
+    """The request as JSON data, without what is at its default; sets as sorted lists, so that equal ones are equal text."""
+    plain = Request(kind=request.kind, resources=request.resources)
+    kept = {
+        item.name: getattr(request, item.name)
+        for item in dataclasses.fields(request)
+        if getattr(request, item.name) != getattr(plain, item.name)
+    }
+    return {"kind": request.kind, "resources": dataclasses.asdict(request.resources), **_json(kept)}
 
 
 def _json(value: Any) -> Any:
-    if isinstance(value, frozenset | set):
+    if isinstance(value, frozenset):
         return sorted(value)
-    if isinstance(value, tuple | list):
-        return [_json(item) for item in value]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _json(item) for key, item in value.items()}
     return value

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from compute.models import Flavor, Network
+import uuid
+from typing import Final, cast
+
+from compute.models import Flavor, Instance, Network
+from compute.placement import limits
 from compute.placement.loader import load_hosts
-from compute.scheduler.model import Resources
+from compute.placement.remedies import Case, Guest, Size
+from compute.placement.reservations import Reservation
+from compute.scheduler.model import Request, Resources
+from compute.scheduler.remedies import hosts_short_of_room
 from compute.scheduler.snapshot import Snapshot
 from compute.services.addresses import addresses_left
 from compute.services.instances_wanted import Wanted, shared_networks
-from compute.services.remedies import Case, Size
+from compute.wire import Kind
 from tenants.models import Tenant
-from tenants.services.access import Actor
 from tenants.services.quota_forecast import forecast_charge
 
+_HOSTS_ASKED: Final = 32
+_GUESTS_ASKED: Final = 1000
 
-def load_case(*, actor: Actor, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) -> Case:
+
+def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) -> Case:
     """Return the create as a case. `all_pools`: with the hosts of every pool that it could use instead."""
     first: dict[str, Network] = {}
     for network in shared_networks().select_related("pool"):
@@ -23,13 +32,15 @@ def load_case(*, actor: Actor, tenant: Tenant, wanted: Wanted, count: int, all_p
     pools = first if all_pools else {own: first[own]}
     left = addresses_left(pools.values())
     hosts = load_hosts(pool_id=None if len(pools) > 1 else wanted.pool.id)
+    snapshot = Snapshot.from_hosts(host for host in hosts if host.pool_id in pools)
+    request, policy = wanted.request(), wanted.policy()
     flavors = Flavor.objects.filter(active=True, kind__in=["", wanted.image.kind])
     return Case(
-        snapshot=Snapshot.from_hosts(host for host in hosts if host.pool_id in pools),
-        request=wanted.request(),
-        policy=wanted.policy(),
+        snapshot=snapshot,
+        request=request,
+        policy=policy,
         count=count,
-        quota=forecast_charge(tenant=tenant, amounts=wanted.amounts(count), actor=actor),
+        quota=forecast_charge(tenant=tenant, amounts=wanted.amounts(count)),
         addresses={pool: left[network.id] for pool, network in pools.items()},
         pool_names={pool: network.pool.name for pool, network in pools.items()},
         sizes=[
@@ -37,4 +48,31 @@ def load_case(*, actor: Actor, tenant: Tenant, wanted: Wanted, count: int, all_p
             for row in flavors
         ],
         least_disk_gib=wanted.image.virtual_size_gib,
+        limits=limits.forecast(tenant=tenant, amounts=wanted.amounts(count)),
+        reservations={
+            pool: found
+            for pool in pools
+            if (found := Reservation.load(pool_id=uuid.UUID(pool), tenant_path=tenant.path)) is not None
+        },
+        guests=_guests(snapshot, request) if all_pools and count == 1 else (),
     )
+
+
+def _guests(snapshot: Snapshot, request: Request) -> list[Guest]:
+    """Return the active guests of the hosts that lack room and nothing else, of the few that lack least."""
+    short = hosts_short_of_room(snapshot, request, most=_HOSTS_ASKED)
+    rows = Instance.unscoped.filter(state="active", host__in=map(uuid.UUID, short)).order_by("id")[:_GUESTS_ASKED]
+    return [
+        Guest(
+            id=str(row.id),
+            name=row.name,
+            tenant_id=str(row.tenant_id),
+            host_id=str(row.host_id),
+            request=Request(
+                kind=cast(Kind, row.kind),
+                resources=Resources(vcpus=row.vcpus, memory_mib=row.memory_mib, disk_gib=row.disk_gib),
+                pool_id=str(row.pool_id),
+            ),
+        )
+        for row in rows
+    ]

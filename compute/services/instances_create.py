@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from django.db import transaction
 
 from compute import outbox
-from compute.errors import NoValidHost
+from compute.errors import NoAddressLeft, NoValidHost
 from compute.models import Instance, Operation
 from compute.placement import limits
 from compute.placement.place import Refused, place
-from compute.scheduler.model import Policy, Request
+from compute.scheduler.model import Policy, Ranking, Request
 from compute.services import decisions
 from compute.services.addresses import take_port
 from compute.services.checks import check_tags, check_user_data
-from compute.services.instances_case import load_case
+from compute.services.instances_refusal import record_refusal
 from compute.services.instances_wanted import Wanted, instance_names
-from compute.services.remedies import find_offers
+from tenants.errors import QuotaExceeded
 from tenants.models import Tenant
 from tenants.models.ids import new_id
 from tenants.services import audit, metering, quotas
@@ -35,9 +35,9 @@ class Created:
 
 
 class _RefusedByPlacement(Exception):
-    def __init__(self, refused: Refused) -> None:
+    def __init__(self, ranking: Ranking) -> None:
         super().__init__("no candidate")
-        self.refused = refused
+        self.ranking = ranking
 
 
 def create_instances(
@@ -58,8 +58,8 @@ def create_instances(
     """Place, claim, charge and order `count` instances; with more than one, names get the suffixes -1 to -N.
 
     Flavor, image, pool and keypairs by id or name. Leaves instances in `building`, each with a pending operation.
-    Raises NotFound, PermissionDenied, InvalidInput, NoValidHost (with `reasons`, `remedies`, `decision_id`),
-    QuotaExceeded, NoAddressLeft; in all of these nothing is left but, for NoValidHost, the decision.
+    Raises NotFound, PermissionDenied, InvalidInput, NoValidHost (with `reasons`), QuotaExceeded, NoAddressLeft; of the
+    last three nothing is left but the decision, and they carry `remedies` and `decision_id`.
     """
     authorize(actor, "instance.create", tenant)
     names = instance_names(name, count)
@@ -70,23 +70,24 @@ def create_instances(
         with transaction.atomic(durable=True):
             return _create(actor, tenant, names, wanted, user_data, tags, request, policy, request_key)
     except _RefusedByPlacement as error:
-        offers = find_offers(load_case(actor=actor, tenant=tenant, wanted=wanted, count=len(names), all_pools=True))
-        with transaction.atomic(durable=True):
-            decision = decisions.record_refused(
-                tenant_id=tenant.id,
-                refused=error.refused,
-                request=request,
-                policy=policy,
-                name=name,
-                remedies=offers,
-            )
+        refusal = record_refusal(
+            actor=actor,
+            tenant=tenant,
+            wanted=wanted,
+            name=name,
+            count=count,
+            code=NoValidHost.code,
+            ranking=error.ranking,
+        )
         raise NoValidHost(
-            "No host can take this now. " + " ".join(decision.summary),
-            reasons=decision.summary,
-            remedies=decision.remedies,
-            tally=decision.tally,
-            decision_id=str(decision.id),
+            "No host can take this now. " + " ".join(refusal.decision.summary),
+            reasons=refusal.decision.summary,
+            tally=refusal.decision.tally,
+            **refusal.data,
         ) from None
+    except (QuotaExceeded, NoAddressLeft) as error:
+        refusal = record_refusal(actor=actor, tenant=tenant, wanted=wanted, name=name, count=count, code=error.code)
+        raise type(error)(error.detail, **error.data, **refusal.data) from None
 
 
 def _create(
@@ -103,7 +104,8 @@ def _create(
     ids = [new_id() for _ in names]
     outcome = place(consumers=ids, request=request, policy=policy, tenant_path=tenant.path)
     if isinstance(outcome, Refused):
-        raise _RefusedByPlacement(outcome)
+        raise _RefusedByPlacement(outcome.ranking)
+    decision_id = new_id()
     instances: list[Instance] = []
     operations: list[Operation] = []
     for instance_id, name in zip(ids, names, strict=True):
@@ -122,6 +124,7 @@ def _create(
             keys=wanted.keys,
             user_data=user_data,
             tags=tags,
+            decision_id=decision_id,
             created_by=actor.username,
         )
         take_port(instance=instance, network=wanted.network)
@@ -145,7 +148,9 @@ def _create(
         instances.append(instance)
         operations.append(operation)
     metering.hold(tenant=tenant, usage=wanted.usage(), consumers=list(zip(ids, names, strict=True)))
-    decisions.record_placed(tenant_id=tenant.id, placed=outcome, request=request, policy=policy, name=names[0])
+    decisions.record_placed(
+        decision_id=decision_id, tenant_id=tenant.id, placed=outcome, request=request, policy=policy, name=names[0]
+    )
     # Last: the root tenant's row is shared by all of its tree and stays locked until the commit that follows.
     amounts = wanted.amounts(len(names))
     quotas.charge(tenant=tenant, actor=actor, amounts=amounts)

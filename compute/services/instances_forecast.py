@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from compute.placement.remedies import Case, Offer, find_offers, shown_offers
 from compute.scheduler import explain
 from compute.scheduler.ranking import rank
 from compute.services.checks import check_tags, check_user_data
 from compute.services.instances_case import load_case
 from compute.services.instances_wanted import COUNT_LIMIT, Wanted, instance_names
-from compute.services.remedies import Case, Offer, find_offers
 from tenants.models import Tenant
-from tenants.services.access import Actor, authorize
+from tenants.services.access import Actor, authorize, visible_tenant_ids
 from tenants.services.quota_forecast import shown_lines
 
 
@@ -68,19 +68,20 @@ def forecast_instances(
     wanted = Wanted.look_up(tenant=tenant, flavor=flavor, image=image, kind=kind, pool=pool, keypairs=keypairs)
     check_user_data(user_data)
     check_tags(tags or {})
-    case = load_case(actor=actor, tenant=tenant, wanted=wanted, count=count, all_pools=False)
+    case = load_case(tenant=tenant, wanted=wanted, count=count, all_pools=False)
     refused_by = case.refused_by()
     offers: tuple[Offer, ...] = ()
     if refused_by:
-        offers = find_offers(load_case(actor=actor, tenant=tenant, wanted=wanted, count=count, all_pools=True))
+        offers = find_offers(load_case(tenant=tenant, wanted=wanted, count=count, all_pools=True))
+    visible = visible_tenant_ids(actor)
     return Forecast(
         fits=not refused_by,
         count=count,
         how_many=case.how_many(COUNT_LIMIT),
         refused_by=refused_by,
         summary=list(explain.tenant_summary(rank(case.snapshot, case.request, case.policy))),
-        remedies=[offer.as_data() for offer in offers],
-        quota=shown_lines(case.quota),
+        remedies=shown_offers([offer.stored() for offer in offers], visible),
+        quota=shown_lines(case.quota, visible),
         hosts=_hosts(case, names) if not refused_by else [],
     )
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from tenants.models import RESOURCES, Quota, Tenant
-from tenants.scope import ALL
+from tenants.scope import ALL, Scope
 from tenants.services.access import Actor, visible_tenant_ids
 
 _ORDER: Final = {name: place for place, name in enumerate(RESOURCES)}
@@ -16,7 +16,7 @@ _ORDER: Final = {name: place for place, name in enumerate(RESOURCES)}
 
 @dataclass(frozen=True, slots=True)
 class QuotaEffect:
-    """One resource at one level. `tenant_id` and `tenant` None: a tenant above that the actor may not see."""
+    """One resource at one level: the charged tenant's own, or one above. `tenant_id`, `tenant` None: one kept hidden."""
 
     tenant_id: UUID | None
     tenant: str | None
@@ -41,9 +41,9 @@ class QuotaEffect:
         """What may still be charged here; None: without limit."""
         return None if self.limit is None else max(0, self.limit - self.used)
 
-    def shown(self) -> dict[str, Any]:
-        """Return the line as JSON data that the actor may see: of a hidden level only that it refuses, by how much."""
-        seen = self.tenant_id is not None
+    def shown(self, visible: Scope = ALL) -> dict[str, Any]:
+        """Return the line as JSON data for who sees these tenants: of a hidden level only that it refuses, by how much."""
+        seen = self.tenant_id is not None and (visible is ALL or self.tenant_id in visible)
         return {
             "tenant": {"id": str(self.tenant_id), "name": self.tenant} if seen else None,
             "resource": self.resource,
@@ -55,14 +55,18 @@ class QuotaEffect:
         }
 
 
-def shown_lines(lines: Sequence[QuotaEffect]) -> list[dict[str, Any]]:
-    """Return the lines as JSON data that the actor may see."""
-    return [line.shown() for line in lines if line.tenant_id is not None or line.missing]
+def shown_lines(lines: Sequence[QuotaEffect], visible: Scope = ALL) -> list[dict[str, Any]]:
+    """Return what of the lines may be shown to who sees these tenants."""
+    shown = [line.shown(visible) for line in lines]
+    return [line for line in shown if line["tenant"] is not None or line["missing"]]
 
 
-def forecast_at(*, levels: Sequence[UUID], amounts: Mapping[str, int], actor: Actor) -> list[QuotaEffect]:
-    """Return what a charge of `amounts` would do at `levels`, given from the top down; the lowest first. One query."""
-    visible = visible_tenant_ids(actor)
+def forecast_at(*, levels: Sequence[UUID], amounts: Mapping[str, int], actor: Actor | None = None) -> list[QuotaEffect]:
+    """Return what a charge of `amounts` would do at `levels`, given from the top down; the lowest first. One query.
+
+    With `actor`, tenants that it does not see are hidden; without, `shown` has to hide them.
+    """
+    visible = ALL if actor is None else visible_tenant_ids(actor)
     rows = Quota.unscoped.filter(tenant_id__in=levels, resource__in=list(amounts)).select_related("tenant")
     height = {level: -depth for depth, level in enumerate(levels)}
     effects = []
@@ -81,6 +85,6 @@ def forecast_at(*, levels: Sequence[UUID], amounts: Mapping[str, int], actor: Ac
     return effects
 
 
-def forecast_charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor) -> list[QuotaEffect]:
+def forecast_charge(*, tenant: Tenant, amounts: Mapping[str, int]) -> list[QuotaEffect]:
     """Return what `quotas.charge` would do for each resource of `amounts`, from the tenant up to the root. One query."""
-    return forecast_at(levels=tenant.path, amounts=amounts, actor=actor)
+    return forecast_at(levels=tenant.path, amounts=amounts)

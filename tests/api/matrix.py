@@ -193,6 +193,11 @@ ROWS: dict[str, Row] = {
     "decision_show": Row(
         "GET", _of("decisions", lambda things: things.decision), object_id=lambda things: things.decision.id
     ),
+    "decision_hosts": Row(
+        "GET",
+        _of("decisions", lambda things: things.decision, "/hosts"),
+        object_id=lambda things: things.decision.id,
+    ),
     "usage_show": Row("GET", _at("usage")),
     "usage_showback": Row("GET", _at("usage/showback")),
     "price_list": Row("GET", _at("prices")),

@@ -19,11 +19,14 @@ ALLOWED = {
     "dataclasses",
     "fractions",
     "functools",
+    "hashlib",
+    "json",
     "itertools",
     "math",
     "numpy",
     "sys",
     "typing",
+    "zlib",
 }
 
 

@@ -5,25 +5,7 @@ from __future__ import annotations
 from rest_framework import serializers
 
 from cloud.api.fields import Answer
-from cloud.api.v1.decisions import RemedyAnswer
-
-
-class QuotaTenantAnswer(Answer):
-    id = serializers.UUIDField()
-    name = serializers.CharField()
-
-
-class QuotaEffectAnswer(Answer):
-    """One resource at one level, from the tenant up to the root. Of a level above that the caller may not see there is
-    a line only where it refuses: without tenant, limit and use."""
-
-    tenant = QuotaTenantAnswer(allow_null=True)
-    resource = serializers.CharField()
-    limit = serializers.IntegerField(allow_null=True)
-    used = serializers.IntegerField(allow_null=True, help_text="before")
-    asked = serializers.IntegerField()
-    after = serializers.IntegerField(allow_null=True)
-    missing = serializers.IntegerField(help_text="by how much the limit is too low; 0 where it fits")
+from cloud.api.v1.decisions import QuotaEffectAnswer, RemedyAnswer
 
 
 class ForecastHostAnswer(Answer):

@@ -17,13 +17,13 @@ from cloud.api.pagination import page
 from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
 from cloud.api.tenancy import acting_tenant, listed_tenant
-from cloud.api.v1.decisions import DecisionAnswer
+from cloud.api.v1.decisions import DecisionAnswer, show_decision
 from cloud.api.v1.forecasts import ForecastAnswer
 from cloud.api.v1.operations import ErrorAnswer, OperationAnswer, operation_url, show_operation
 from cloud.api.waiting import wait_until
 from compute import states
 from compute.models import ConsoleLog, Instance, Operation
-from compute.selectors.catalog import decision_of
+from compute.selectors.decisions import decision_of
 from compute.selectors.instances import get_instance, instance_rows, list_instances, status_of
 from compute.selectors.pools import get_host
 from compute.services.checks import USER_DATA_LIMIT
@@ -250,7 +250,7 @@ class Instances(Door):
     def decision(self, call: Call, reference: str) -> Response:
         """Why it was placed where it is."""
         instance = get_instance(actor=call.actor, reference=as_reference(reference))
-        return Response(call.render(DecisionAnswer, decision_of(actor=call.actor, instance=instance)))
+        return Response(show_decision(decision_of(actor=call.actor, instance=instance), call.actor))
 
     def rebuild(self, operations: Sequence[Operation], actor: Actor) -> Response | None:
         if operations[0].kind == "instance_create":

@@ -13,7 +13,7 @@ from cloud.api.fields import Answer, Choice, StrictSerializer, Text, Whole
 from cloud.api.pagination import page
 from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
-from cloud.api.v1.forecasts import QuotaEffectAnswer
+from cloud.api.v1.decisions import QuotaEffectAnswer
 from tenants import roles, selectors
 from tenants.errors import InvalidInput, NotFound
 from tenants.models import Tenant

@@ -65,6 +65,7 @@ urlpatterns = [
     _collection("operations/<str:operation_id>/retry", Operations, post="retry"),
     _collection("decisions", Decisions, get="list"),
     _collection("decisions/<str:decision_id>", Decisions, get="retrieve"),
+    _collection("decisions/<str:decision_id>/hosts", Decisions, get="hosts"),
     _collection("usage", Usage, get="list"),
     _collection("usage/showback", ShowbackDoor, get="list"),
     _collection("prices", Prices, get="list", post="create"),

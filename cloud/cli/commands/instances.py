@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cloud.cli import output
+from cloud.cli.commands.explained import show_decision
 from cloud.cli.commands.forecasts import show_forecast
 from cloud.cli.errors import USAGE, CliError
 from cloud.cli.session import Session, command
@@ -127,36 +128,13 @@ def console_log(session: Session, name: Name) -> None:
 
 
 @command(app, "explain")
-def explain(session: Session, name: Name) -> None:
+def explain(
+    session: Session,
+    name: Name,
+    host: Annotated[str | None, typer.Option(help="Why not this one? For operators")] = None,
+) -> None:
     """Why it was placed where it is."""
-    decision = session.client.get(_path(name) + "/decision")
-    if session.output == "table":
-        for line in describe_decision(decision):
-            sys.stdout.write(line + "\n")
-    else:
-        session.one(decision)
-
-
-def describe_decision(decision: dict[str, Any]) -> list[str]:
-    """A decision in sentences."""
-    size = decision["request"].get("resources", {})
-    asked = ", ".join(f"{value} {key}" for key, value in size.items())
-    lines = [
-        f"{decision['outcome']}: {decision['request'].get('name', '')} ({decision['request'].get('kind')}; {asked})"
-    ]
-    lines += [str(sentence) for sentence in decision["summary"]]
-    if decision.get("host"):
-        lines.append(f"It is on {decision['host']['name']}.")
-    for place, candidate in enumerate(decision.get("candidates", []), start=1):
-        points = ", ".join(f"{name} {value:.3f}" for name, value in candidate.get("contributions", {}).items())
-        lines.append(f"{place}. {candidate.get('host_name')}: {candidate.get('score', 0):.3f} ({points})")
-    for refusal in decision.get("refusals", []):
-        numbers = ""
-        if refusal.get("asked") is not None:
-            numbers = f": {refusal['asked']} {refusal.get('unit', '')} asked, {refusal.get('free')} free"
-        lines.append(f"not {refusal.get('host_name')}: {refusal.get('filter')}{numbers}")
-    lines += [f"It would fit with: {remedy['sentence']}" for remedy in decision["remedies"]]
-    return lines
+    show_decision(session, session.client.get(_path(name) + "/decision"), host=host)
 
 
 def _order(session: Session, name: str, verb: str, body: dict[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from cloud.cli.commands.instances import describe_decision, quoted
+from cloud.cli.commands.explained import show_decision
+from cloud.cli.commands.instances import quoted
 from cloud.cli.session import Session, command
 
 app = typer.Typer(help="What is being done, and was", no_args_is_help=True)
@@ -92,13 +92,13 @@ def list_decisions(
 
 
 @command(decision_app, "show")
-def show_decision(session: Session, decision: Id) -> None:
-    """One decision, in sentences."""
-    found = session.client.get("decisions/" + quoted(decision))
-    if session.output == "table":
-        sys.stdout.write("\n".join(describe_decision(found)) + "\n")
-    else:
-        session.one(found)
+def show_one_decision(
+    session: Session,
+    decision: Id,
+    host: Annotated[str | None, typer.Option(help="Why not this one? For operators")] = None,
+) -> None:
+    """One decision: in sentences, and for operators the hosts with their numbers."""
+    show_decision(session, session.client.get("decisions/" + quoted(decision)), host=host)
 
 
 @command(audit_app, "list")

@@ -11,13 +11,22 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from cloud.console.guard import for_operators
 from cloud.pages.paging import page
-from compute.selectors.catalog import get_decision, list_decisions
+from compute.selectors.decisions import (
+    explain_decision,
+    find_verdict,
+    get_decision,
+    list_decisions,
+    shown_quota,
+    shown_remedies,
+)
 from compute.selectors.invariants import CHECKS, SETTLE_SECONDS, check_all
 from tenants import selectors
+from tenants.errors import NotFound
 from tenants.scope import ALL, tenant_scope
 from tenants.services.access import Actor, authorize
 
 _AUDIT_PAGE = 100
+_HOSTS_SUGGESTED = 200
 
 
 @require_safe
@@ -32,10 +41,27 @@ def decisions(request: HttpRequest, actor: Actor) -> HttpResponse:
 @require_safe
 @for_operators
 def decision(request: HttpRequest, actor: Actor, decision_id: uuid.UUID) -> HttpResponse:
-    """Why here, and why not there."""
+    """Why here, and why not there; `?host=` asks about one host of thousands."""
     found = get_decision(actor=actor, decision_id=decision_id)
-    weighers = sorted({name for candidate in found.candidates for name in candidate["contributions"]})
-    return render(request, "console/decisions/detail.html", {"decision": found, "weighers": weighers})
+    explained = explain_decision(actor=actor, decision=found)
+    wanted, asked_about, unknown = request.GET.get("host", "").strip(), None, False
+    if wanted:
+        try:
+            asked_about = find_verdict(explained.verdicts, wanted)
+        except NotFound:
+            unknown = True
+    context = {
+        "decision": found,
+        "explained": explained,
+        "weighers": list(explained.best[0].points) if explained.best else [],
+        "remedies": shown_remedies(decision=found, visible=ALL),
+        "quota": shown_quota(decision=found, visible=ALL),
+        "wanted": wanted,
+        "asked_about": asked_about,
+        "unknown": unknown,
+        "names": [verdict.host_name for verdict in explained.verdicts[:_HOSTS_SUGGESTED]],
+    }
+    return render(request, "console/decisions/detail.html", context)
 
 
 @require_safe

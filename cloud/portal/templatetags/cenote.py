@@ -193,6 +193,12 @@ def resource_unit(resource: str) -> str:
 
 
 @register.filter
+def split(text: str) -> list[str]:
+    """The words of a text, to loop over names that stand in a template."""
+    return text.split()
+
+
+@register.filter
 def get_item(mapping: dict[str, Any], key: str) -> Any:
     return mapping.get(key) if mapping else None
 

@@ -18,7 +18,7 @@ from cloud.pages.paging import page
 from cloud.portal.desk import Desk, at_desk, move_to
 from cloud.portal.rows import row_of
 from compute.models import Instance
-from compute.selectors.catalog import decision_of
+from compute.selectors.decisions import decision_of, explain_decision
 from compute.selectors.instances import get_instance, list_instances
 from compute.selectors.operations import list_operations, progress_of
 from compute.services import console as console_service
@@ -130,9 +130,13 @@ def _activity(desk: Desk, instance: Instance) -> dict[str, object]:
 
 def _placement(desk: Desk, instance: Instance) -> dict[str, object]:
     try:
-        return {"decision": decision_of(actor=desk.actor, instance=instance)}
+        decision = decision_of(actor=desk.actor, instance=instance)
     except NotFound:
         return {"decision": None}
+    return {
+        "decision": decision,
+        "explained": explain_decision(actor=desk.actor, decision=decision) if desk.actor.is_operator else None,
+    }
 
 
 _TABS: dict[str, Callable[[Desk, Instance], dict[str, object]]] = {

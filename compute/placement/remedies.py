@@ -1,0 +1,429 @@
+"""What would make a refused create succeed: changes to the request, quotas raised, a guest moved; each set is proved.
+
+`compute.scheduler.remedies` knows hosts; here quotas, addresses and what an image needs at least come into it, since a
+change that suits the hosts alone may be refused by the ledger next.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+from compute.placement.give_back import quota_amounts
+from compute.placement.reservations import Reservation
+from compute.scheduler import remedies as scheduler
+from compute.scheduler.capacity import room
+from compute.scheduler.model import RESOURCES, UNITS, Policy, Request, Resource, Resources
+from compute.scheduler.ranking import rank
+from compute.scheduler.remedies import Change
+from compute.scheduler.snapshot import Snapshot
+from tenants.scope import ALL, Scope
+from tenants.services.quota_forecast import QuotaEffect
+
+_OFFERED: Final = 12
+_MOVES_OFFERED: Final = 3
+_MOVES_TRIED: Final = 8
+_WORDS: Final[Mapping[str, str]] = {
+    "instances": "instances",
+    "vcpus": "vCPU",
+    "memory_mib": "MiB of memory",
+    "disk_gib": "GiB of disk",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseLimit:
+    """Raise one tenant's limit on a resource by `by`: of its quota, or of its grant in the pool with the id `pool`.
+
+    `tenant_id` and `tenant` "": one that the reader may not see.
+    """
+
+    resource: str
+    by: int
+    tenant_id: str = ""
+    tenant: str = ""
+    pool: str = ""
+    kind: str = "raise_quota"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveInstance:
+    """Move a guest of `tenant_id` from one host to another. Hosts are told to operators alone."""
+
+    instance_id: str
+    instance: str
+    tenant_id: str
+    from_host: str = ""
+    to_host: str = ""
+    kind: str = "move_instance"
+
+
+AnyChange = Change | RaiseLimit | MoveInstance
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A flavor that may be offered instead."""
+
+    name: str
+    resources: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A guest that could be moved: where it is, and what its host would be chosen by."""
+
+    id: str
+    name: str
+    tenant_id: str
+    host_id: str
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A create as asked, and all that decides about it.
+
+    `snapshot` holds the hosts of every pool that may be offered; `addresses`: pool id -> free addresses; `quota`: the
+    effect of the create as asked, from the tenant to the root; `limits`: pool id -> the same of the grants in it;
+    `reservations`: pool id -> what the tenant may draw there; `least_disk_gib`: what the image needs; `guests`: those
+    whose move may be offered.
+    """
+
+    snapshot: Snapshot
+    request: Request
+    policy: Policy
+    count: int
+    quota: Sequence[QuotaEffect]
+    addresses: Mapping[str, int]
+    pool_names: Mapping[str, str]
+    sizes: Sequence[Size] = ()
+    least_disk_gib: int = 0
+    guests: Sequence[Guest] = ()
+    limits: Mapping[str, Sequence[QuotaEffect]] = field(default_factory=dict)
+    reservations: Mapping[str, Reservation] = field(default_factory=dict)
+
+    def refused_by(self) -> list[str]:
+        """Return the codes of the problems that this create would meet, in the order in which it would meet them."""
+        found = []
+        if not _fits(self, self.snapshot, self.request, self.count):
+            found.append("no_valid_host")
+        if self._addresses(self.request) < self.count:
+            found.append("no_address_left")
+        if _short(self, self.request, self.count):
+            found.append("quota_exceeded")
+        return found
+
+    def how_many(self, most: int) -> int:
+        """Return how many such instances would be taken now, at most `most`."""
+        placeable = _drawn(self, self.snapshot, self.request, most)
+        placeable += scheduler.how_many(self.snapshot, self.request)
+        each = charged(self.request, 1)
+        rooms = [
+            line.room // each[line.resource]
+            for _, line in _charged_lines(self, self.request, 1)
+            if line.room is not None and each[line.resource]
+        ]
+        return min([most, placeable, self._addresses(self.request), *rooms])
+
+    def _addresses(self, request: Request) -> int:
+        return self.addresses.get(request.pool_id or "", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Changes that together make the create succeed; none can be left out.
+
+    `body`: what to put into the body of the create instead; None where that is not enough. `pool_names` for its words.
+    """
+
+    changes: tuple[AnyChange, ...]
+    body: Mapping[str, Any] | None
+    pool_names: Mapping[str, str]
+
+    def stored(self) -> dict[str, Any]:
+        """Return everything as JSON data, for the record; `shown_offers` makes of it what a reader may see."""
+        return {
+            "changes": [_lean(change) for change in self.changes],
+            "body": self.body,
+            "pools": {
+                change.pool: self.pool_names.get(change.pool, change.pool)
+                for change in self.changes
+                if not isinstance(change, MoveInstance) and change.pool
+            },
+        }
+
+
+def shown_offers(stored: Iterable[Mapping[str, Any]], visible: Scope) -> list[dict[str, Any]]:
+    """Return stored offers as JSON data with a sentence each, for who sees these tenants.
+
+    A tenant that is hidden is not named; the move of a hidden tenant's guest is not told at all. Hosts are named to
+    operators, who see all tenants.
+    """
+    shown = []
+    for offer in stored:
+        changes = [_for_reader(_read(data), visible) for data in offer["changes"]]
+        if all(change is not None for change in changes):
+            told = [change for change in changes if change is not None]
+            sentence = scheduler.joined([_words(change, offer.get("pools", {})) for change in told])
+            shown.append(
+                {"sentence": sentence, "changes": [_lean(change) for change in told], "body": offer.get("body")}
+            )
+    return shown
+
+
+def find_offers(case: Case) -> tuple[Offer, ...]:
+    """Return the smallest sets of changes, fewest changes first; () when the create succeeds as it is.
+
+    Each set is proved by asking all that decides about the changed create, and minimal: no proper part of it does.
+    """
+    if enough(case, ()):
+        return ()
+    bases = _bases(case)
+    candidates = dict.fromkeys(changes for base in bases for changes in _with_ledger(case, base))
+    proved = [
+        changes
+        for changes in sorted(candidates, key=len)
+        if enough(case, changes) and not any(enough(case, part) for part in _parts(changes))
+    ]
+    return tuple(Offer(changes, _body(case, changes), case.pool_names) for changes in proved[:_OFFERED])
+
+
+def enough(case: Case, changes: Sequence[AnyChange]) -> bool:
+    """Return whether the create, changed like this, would be taken: by hosts, addresses, quotas, and by its image."""
+    request, count = scheduler.apply(case.request, _own(changes), case.count)
+    if count < 1 or any(change.kind == "less" and not change.to for change in _own(changes)):
+        return False
+    if request.resources.disk_gib < case.least_disk_gib or case.addresses.get(request.pool_id or "", 0) < count:
+        return False
+    raised = {
+        (change.pool, change.tenant_id, change.resource): change.by
+        for change in changes
+        if isinstance(change, RaiseLimit)
+    }
+    for pool, line in _charged_lines(case, request, count):
+        if line.missing > raised.get((pool, str(line.tenant_id), line.resource), 0):
+            return False
+    snapshot = case.snapshot
+    for change in changes:
+        if isinstance(change, MoveInstance):
+            moved = _moved(case, snapshot, change)
+            if moved is None:
+                return False
+            snapshot = moved
+    return _fits(case, snapshot, request, count)
+
+
+def charged(request: Request, count: int) -> dict[str, int]:
+    """Return what `count` such instances are charged for."""
+    size = request.resources
+    return quota_amounts(vcpus=size.vcpus, memory_mib=size.memory_mib, disk_gib=size.disk_gib, count=count)
+
+
+def _own(changes: Iterable[AnyChange]) -> list[Change]:
+    """The changes to the request itself."""
+    return [change for change in changes if isinstance(change, Change)]
+
+
+def _charged_lines(case: Case, request: Request, count: int) -> Iterator[tuple[str, QuotaEffect]]:
+    """Yield the quotas' lines, with pool "", and those of the grants in the request's pool, in the order of the charge."""
+    amounts = charged(request, count)
+    pool = request.pool_id or ""
+    for line in case.quota:
+        yield "", replace(line, asked=amounts[line.resource])
+    for line in case.limits.get(pool, ()):
+        yield pool, replace(line, asked=amounts[line.resource])
+
+
+def _short(case: Case, request: Request, count: int) -> list[tuple[str, QuotaEffect]]:
+    return [(pool, line) for pool, line in _charged_lines(case, request, count) if line.missing]
+
+
+def _fits(case: Case, snapshot: Snapshot, request: Request, count: int) -> bool:
+    """Return whether hosts take `count`, as placement goes about it: reserved room first, then what is open to all."""
+    open_to_all = scheduler.how_many(snapshot, request)
+    return open_to_all >= count or open_to_all + _drawn(case, snapshot, request, count) >= count
+
+
+def _drawn(case: Case, snapshot: Snapshot, request: Request, most: int) -> int:
+    """Return how many of `most` such instances the tenant's own reservation takes."""
+    reservation = case.reservations.get(request.pool_id or "")
+    if reservation is None:
+        return 0
+    left, drawn = copy.deepcopy(reservation), 0
+    while drawn < most:
+        hosts = [snapshot.hosts[snapshot.row_of[host_id]] for host_id in left.free if host_id in snapshot.row_of]
+        candidates = rank(left.lend(hosts, request.resources), request, case.policy).candidates
+        if not candidates:
+            break
+        left.take(candidates[0].host_id, request.resources)
+        drawn += 1
+    return drawn
+
+
+def _bases(case: Case) -> list[tuple[AnyChange, ...]]:
+    """Return what satisfies the hosts and the addresses; the empty set where they are satisfied already."""
+    bases: list[tuple[AnyChange, ...]] = []
+    if not _fits(case, case.snapshot, case.request, case.count):
+        found = scheduler.remedies(case.snapshot, case.request, case.policy, count=case.count)
+        bases += [remedy.changes for remedy in found]
+    free = case.addresses.get(case.request.pool_id or "", 0)
+    if free < case.count:
+        bases += [(Change("pool", pool=pool),) for pool in sorted(case.addresses) if pool != case.request.pool_id]
+        bases += [(Change("fewer", "instances", case.count, free),)] if free else []
+    elif not _fits(case, case.snapshot, case.request, case.count):
+        bases += [(move,) for move in _moves(case)]
+    return bases or [()]
+
+
+def _moves(case: Case) -> Iterator[MoveInstance]:
+    """Yield moves of one guest that would make room, the smallest guests first; a few are tried."""
+    asked, making = case.request.resources, []
+    for guest in case.guests:
+        row = case.snapshot.row_of[guest.host_id]
+        lacks = [
+            getattr(asked, name) - int(room(case.snapshot.capacity[name][row], case.snapshot.used[name][row]))
+            for name in RESOURCES
+        ]
+        size = guest.request.resources
+        if all(getattr(size, name) >= lack for name, lack in zip(RESOURCES, lacks, strict=True)):
+            making.append((_fill(size, asked)[::-1], guest.id, guest))
+    offered = 0
+    for _, _, guest in sorted(making, key=lambda item: item[:2])[:_MOVES_TRIED]:
+        elsewhere = replace(guest.request, forbidden_hosts=frozenset({guest.host_id}))
+        candidates = rank(case.snapshot, elsewhere, case.policy).candidates
+        if candidates and offered < _MOVES_OFFERED:
+            offered += 1
+            source = case.snapshot.hosts[case.snapshot.row_of[guest.host_id]].name
+            yield MoveInstance(guest.id, guest.name, guest.tenant_id, source, candidates[0].host_name)
+
+
+def _moved(case: Case, snapshot: Snapshot, move: MoveInstance) -> Snapshot | None:
+    """Return the snapshot as it is after the move; None where the guest does not fit there."""
+    guest = next(guest for guest in case.guests if guest.id == move.instance_id)
+    target = next(host for host in snapshot.hosts if host.name == move.to_host)
+    if not rank((target,), guest.request, case.policy).candidates:
+        return None
+    source = snapshot.hosts[snapshot.row_of[guest.host_id]]
+    freed = replace(source, used=source.used - guest.request.resources, instances=source.instances - 1)
+    return snapshot.with_host(freed).after(target.id, guest.request.resources, group=guest.request.group)
+
+
+def _with_ledger(case: Case, base: tuple[AnyChange, ...]) -> Iterator[tuple[AnyChange, ...]]:
+    """Yield the set with what the quotas want besides: limits raised, or the request made smaller."""
+    request, count = scheduler.apply(case.request, _own(base), case.count)
+    short = _short(case, request, count)
+    if not short:
+        yield base
+        return
+    rooms: dict[str, int] = {}
+    for _, line in short:
+        rooms[line.resource] = min(line.room or 0, rooms.get(line.resource, line.room or 0))
+    tightened = base
+    for resource in RESOURCES:
+        if resource in rooms:
+            tightened = _with(tightened, _less(case.request, resource, rooms[resource] // count))
+    yield tightened
+    each = charged(request, 1)
+    fewer = min(rooms[resource] // each[resource] for resource in rooms)
+    if fewer:
+        yield _with(base, Change("fewer", "instances", case.count, fewer))
+    yield (*base, *(_raise(pool, line) for pool, line in short))
+
+
+def _raise(pool: str, line: QuotaEffect) -> RaiseLimit:
+    kind = "raise_grant" if pool else "raise_quota"
+    return RaiseLimit(line.resource, line.missing, str(line.tenant_id), line.tenant or "", pool, kind)
+
+
+def _with(base: tuple[AnyChange, ...], change: Change) -> tuple[AnyChange, ...]:
+    """Return the set with this change in the place of one of its kind."""
+    kept = [
+        other
+        for other in base
+        if not (isinstance(other, Change) and (other.kind, other.resource) == (change.kind, change.resource))
+    ]
+    return (*kept, change)
+
+
+def _less(request: Request, resource: Resource, to: int) -> Change:
+    return Change("less", resource, getattr(request.resources, resource), to, UNITS[resource])
+
+
+def _parts(changes: tuple[AnyChange, ...]) -> Iterator[tuple[AnyChange, ...]]:
+    """Yield every proper part, the empty one left out: a refused create is refused as it is."""
+    for size in range(1, len(changes)):
+        yield from itertools.combinations(changes, size)
+
+
+def _body(case: Case, changes: Sequence[AnyChange]) -> dict[str, Any] | None:
+    """Return the create's fields that put the changes to work, or None where no change of the body does."""
+    body: dict[str, Any] = {}
+    for change in changes:
+        if not isinstance(change, Change) or change.kind not in ("less", "fewer", "pool"):
+            return None
+        if change.kind == "fewer":
+            body["count"] = change.to
+        elif change.kind == "pool":
+            body["pool"] = case.pool_names.get(change.pool, change.pool)
+    request, _ = scheduler.apply(case.request, _own(changes), case.count)
+    if request.resources != case.request.resources:
+        fitting = [
+            size
+            for size in case.sizes
+            if size.resources <= request.resources and size.resources.disk_gib >= case.least_disk_gib
+        ]
+        if not fitting:
+            return None
+        closest = max(fitting, key=lambda size: (*_fill(size.resources, case.request.resources), size.name))
+        body["flavor"] = closest.name
+    return body
+
+
+def _fill(size: Resources, asked: Resources) -> tuple[float, float, float]:
+    """How much of what is asked this size is, resource by resource, the smallest part first."""
+    parts = sorted(getattr(size, name) / max(1, getattr(asked, name)) for name in RESOURCES)
+    return parts[0], parts[1], parts[2]
+
+
+def _read(data: Mapping[str, Any]) -> AnyChange:
+    match data["kind"]:
+        case "raise_quota" | "raise_grant":
+            return RaiseLimit(**data)
+        case "move_instance":
+            return MoveInstance(**data)
+        case _:
+            return Change(**{**data, "traits": tuple(data.get("traits", ()))})
+
+
+def _lean(change: AnyChange) -> dict[str, Any]:
+    """Return the change as JSON data, without what does not concern it."""
+    return {key: value for key, value in asdict(change).items() if value not in ("", None, ())}
+
+
+def _for_reader(change: AnyChange, visible: Scope) -> AnyChange | None:
+    """Return the change as the reader may know it, or None."""
+    if visible is ALL or isinstance(change, Change):
+        return change
+    seen = change.tenant_id in {str(tenant) for tenant in visible}
+    if isinstance(change, RaiseLimit):
+        return change if seen else replace(change, tenant_id="", tenant="")
+    return replace(change, from_host="", to_host="") if seen else None
+
+
+def _words(change: AnyChange, pool_names: Mapping[str, str]) -> str:
+    match change:
+        case RaiseLimit():
+            whose = f"of {change.tenant}" if change.tenant else "of a tenant above yours"
+            amount = f"by {change.by} {_WORDS[change.resource]}"
+            if change.pool:
+                return f"raise the limit {whose} in the pool {pool_names.get(change.pool, change.pool)} {amount}"
+            return f"raise the quota {whose} {amount}"
+        case MoveInstance():
+            places = f" from {change.from_host} to {change.to_host}" if change.to_host else " to another host"
+            return f"move the instance {change.instance}{places}"
+        case _:
+            return scheduler.words(change, pool_names)
