@@ -3,7 +3,7 @@
 from django.urls import include, path
 
 from cloud.console.admin import site
-from cloud.console.views import hosts, operations, overview, pools, records, tenants, users
+from cloud.console.views import books, hosts, operations, overview, pools, prices, records, tenants, usage, users
 
 pages = [
     path("", overview.overview, name="overview"),
@@ -31,7 +31,11 @@ pages = [
     path("users/<uuid:user_id>/password", users.change, {"verb": "password"}, name="user-password"),
     path("decisions", records.decisions, name="decisions"),
     path("decisions/<uuid:decision_id>", records.decision, name="decision"),
-    path("ledger", records.ledger, name="ledger"),
+    path("books", books.books, name="books"),
+    path("usage", usage.usage, name="usage"),
+    path("usage/lines.csv", usage.lines, name="usage-lines"),
+    path("prices", prices.index, name="prices"),
+    path("prices/<uuid:price_id>/end", prices.end, name="price-end"),
     path("audit", records.audit, name="audit"),
 ]
 

@@ -15,6 +15,7 @@ from cloud.portal.views import (
     session,
     tenants,
     tokens,
+    usage,
 )
 
 urlpatterns = [
@@ -40,6 +41,8 @@ urlpatterns = [
     path("operations/<uuid:operation_id>", operations.detail, name="operation"),
     path("operations/<uuid:operation_id>/cancel", operations.act, {"verb": "cancel"}, name="operation-cancel"),
     path("operations/<uuid:operation_id>/retry", operations.act, {"verb": "retry"}, name="operation-retry"),
+    path("usage", usage.usage, name="usage"),
+    path("usage/lines.csv", usage.lines, name="usage-lines"),
     path("keys", keys.index, name="keys"),
     path("keys/<uuid:keypair_id>/delete", keys.delete, name="key-delete"),
     path("tokens", tokens.index, name="tokens"),

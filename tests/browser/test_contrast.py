@@ -49,7 +49,8 @@ def test_text_stands_out(scheme: str, desk: Desk) -> None:
     portal = ["/", "/instances", "/instances/new", f"/instances/{instance.id}", f"/instances/{instance.id}/console"]
     access = ["/operations", "/keys", "/tokens", "/members", "/account", "/absent"]
     console = [
-        f"/console/{page}" for page in ("", "hosts", "pools", "operations", "tenants", "users", "ledger", "audit")
+        f"/console/{page}"
+        for page in ("", "hosts", "pools", "operations", "tenants", "users", "usage", "prices", "books", "audit")
     ]
     for path in (*portal, *access, *console, f"/console/hosts/{desk.cloud.host.id}"):
         desk.page.goto(path)

@@ -11,7 +11,7 @@ from compute.models import Instance, Operation
 from tests.portal.conftest import People
 from tests.sagas.conftest import Cloud
 
-LISTS = ("/", "/instances", "/operations", "/keys", "/tokens", "/members", "/account", "/tenants")
+LISTS = ("/", "/instances", "/operations", "/usage", "/keys", "/tokens", "/members", "/account", "/tenants")
 ROLES = ("owner", "admin", "operator", "viewer")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from typing import Any, Final
@@ -17,6 +15,7 @@ from rest_framework.response import Response
 from cloud.api.fields import Answer, Choice, Moment, StrictSerializer, Text
 from cloud.api.routes import Call, Door, route
 from cloud.api.tenancy import acting_tenant
+from cloud.showback_csv import write_lines
 from compute.selectors.showback import GROUPS as COST_GROUPS
 from compute.selectors.showback import read_showback
 from compute.selectors.usage import GROUPS, Period, read_usage
@@ -110,29 +109,17 @@ class Usage(Door):
         return Response(call.render(UsageAnswer, report))
 
 
-class LinesAsCsv(BaseRenderer):
-    """A showback's lines as a table; a problem stays a problem."""
+class AsCsv(BaseRenderer):
+    """A text that is CSV already; a problem stays a problem."""
 
     media_type = "text/csv"
     format = "csv"
     charset = "utf-8"
-    columns = (
-        *("from", "until", "tenant", "group_by", "group", "group_name"),
-        *("resource", "per_hour", "currency", "unit_seconds", "quantity", "cost"),
-    )
 
     def render(
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
     ) -> bytes:
-        if "lines" not in data:
-            return json.dumps(data).encode()
-        text = io.StringIO()
-        table = csv.DictWriter(text, self.columns, extrasaction="ignore")
-        table.writeheader()
-        tenant = data["tenant"]["name"] if data["tenant"] else ""
-        for line in data["lines"]:
-            table.writerow({**data, **line, "tenant": tenant})
-        return text.getvalue().encode()
+        return (data if isinstance(data, str) else json.dumps(data)).encode()
 
 
 class FormatFirst(DefaultContentNegotiation):
@@ -147,7 +134,7 @@ class FormatFirst(DefaultContentNegotiation):
 
 class ShowbackDoor(Door):
     content_negotiation_class = FormatFirst
-    renderer_classes = (JSONRenderer, LinesAsCsv)
+    renderer_classes = (JSONRenderer, AsCsv)
 
     @route("usage_showback", permission="usage.read", query=ShowbackQuery, answer=ShowbackAnswer)
     def list(self, call: Call) -> Response:
@@ -155,6 +142,8 @@ class ShowbackDoor(Door):
         report = read_showback(
             actor=call.actor, tenant=_tenant(call), period=_period(call), group_by=call.query.get("group_by", "tenant")
         )
+        if call.request.accepted_renderer.format == "csv":
+            return Response(write_lines(report))
         return Response(call.render(ShowbackAnswer, report))
 
 

@@ -1,13 +1,12 @@
-"""What the cloud keeps of itself: decisions, the audit trail, the ledger's check."""
+"""What the cloud keeps of itself: decisions and the audit trail."""
 
 from __future__ import annotations
 
-import time
 import uuid
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_safe
 
 from cloud.console.guard import for_operators
 from cloud.pages.paging import page
@@ -19,7 +18,6 @@ from compute.selectors.decisions import (
     shown_quota,
     shown_remedies,
 )
-from compute.selectors.invariants import CHECKS, SETTLE_SECONDS, check_all
 from tenants import selectors
 from tenants.errors import NotFound
 from tenants.scope import ALL, tenant_scope
@@ -96,29 +94,3 @@ def _cursor(text: str) -> uuid.UUID | None:
         return uuid.UUID(text)
     except ValueError:
         return None
-
-
-@require_http_methods(["GET", "HEAD", "POST"])
-@for_operators
-def ledger(request: HttpRequest, actor: Actor) -> HttpResponse:
-    """The invariants, checked when asked: a POST, since it reads every row there is."""
-    authorize(actor, "ledger.read", None)
-    results, seconds = None, 0.0
-    if request.method == "POST":
-        began = time.monotonic()
-        violations = check_all()
-        seconds = time.monotonic() - began
-        results = [
-            (name, titles, [violation.detail for violation in violations if violation.invariant == name])
-            for name, titles in _titles().items()
-        ]
-    context = {"results": results, "titles": _titles(), "seconds": seconds, "settle": SETTLE_SECONDS}
-    return render(request, "console/ledger.html", context)
-
-
-def _titles() -> dict[str, list[str]]:
-    """Invariant -> what it promises. Several checks share an invariant, and a violation names the invariant only."""
-    titles: dict[str, list[str]] = {}
-    for check in CHECKS:
-        titles.setdefault(check.invariant, []).append(check.title)
-    return titles

@@ -38,6 +38,8 @@ _ICONS = {
         '<path d="M4 21V6l8-3 8 3v15M9 21v-5h6v5M8 9h.01M12 9h.01M16 9h.01M8 12.5h.01M12 12.5h.01M16 12.5h.01"/>'
     ),
     "why": ('<circle cx="12" cy="12" r="9"/><path d="M9.5 9.5a2.5 2.5 0 1 1 3.5 2.3c-.7.4-1 .9-1 1.7M12 17h.01"/>'),
+    "chart": '<path d="M4 20V4M4 20h16M8.5 16v-5M13 16V7M17.5 16v-3"/>',
+    "price": '<path d="M12.5 3H20v7.5L11 19.5a1.500 1.500 0 0 1-2.100 0L3.5 14.1a1.500 1.500 0 0 1 0-2.100zM15.5 7.5h.01"/>',
     "ledger": '<path d="M6 3h12v18l-3-2-3 2-3-2-3 2zM9 8h6M9 12h6"/>',
     "audit": '<path d="M5 4h14v16H5zM9 9h6M9 13h6M9 17h3"/>',
     "database": '<ellipse cx="12" cy="6" rx="7" ry="3"/><path d="M5 6v12c0 1.7 3 3 7 3s7-1.3 7-3V6"/>',
@@ -138,7 +140,14 @@ def took(start: datetime | str | None, end: datetime | str | None) -> str:
     begin, finish = (datetime.fromisoformat(item) if isinstance(item, str) else item for item in (start, end))
     if begin is None or finish is None:
         return ""
-    seconds = max(0.0, (finish - begin).total_seconds())
+    return seconds(max(0.0, (finish - begin).total_seconds()))
+
+
+@register.filter
+def seconds(seconds: float) -> str:
+    """A length of time: 0.4 ms, 12 ms, 3.4 s, 5 min 6 s."""
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
@@ -180,6 +189,14 @@ _RESOURCES = {
     "tokens": ("API tokens", ""),
     "tenants": ("Tenants below", ""),
 }
+
+
+_PRICED = {"instance": "Instance", "vcpu": "vCPU", "memory_gib": "GiB of memory", "disk_gib": "GiB of disk"}
+
+
+@register.filter
+def priced_label(resource: str) -> str:
+    return _PRICED.get(resource, resource)
 
 
 @register.filter

@@ -1,0 +1,30 @@
+"""What everybody used, from the whole cloud down into the tree."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from cloud.console.guard import for_operators
+from cloud.pages.usage import named_tenant, usage_context, usage_lines
+from tenants.scope import ALL, tenant_scope
+from tenants.services.access import Actor
+
+
+@require_safe
+@for_operators
+def usage(request: HttpRequest, actor: Actor) -> HttpResponse:
+    with tenant_scope(ALL):
+        tenant = named_tenant(request)
+        context = usage_context(request, actor, tenant)
+    above = [(row.id, row.name) for row in tenant.ancestors()] if tenant else []
+    kept = f"&tenant={tenant.id}" if tenant else ""
+    return render(request, "console/usage.html", {**context, "path": above, "kept": kept})
+
+
+@require_safe
+@for_operators
+def lines(request: HttpRequest, actor: Actor) -> HttpResponse:
+    with tenant_scope(ALL):
+        return usage_lines(request, actor, named_tenant(request))
