@@ -111,11 +111,15 @@ def release(*, consumer_type: str, consumer_id: uuid.UUID) -> bool:
 
     Room of a reservation goes back to that reservation: what was in use is set aside again.
     """
-    rows = list(Allocation.objects.select_for_update().filter(consumer_type=consumer_type, consumer_id=consumer_id))
+    held_by = Allocation.objects.filter(consumer_type=consumer_type, consumer_id=consumer_id)
+    # Hosts first, as everybody does: whoever re-arranges promises holds them while it writes allocations.
+    hosts = Host.objects.select_for_update(of=("self",)).filter(id__in=held_by.values("host_id")).order_by("id")
+    list(hosts.values_list("id"))
+    rows = list(held_by.select_for_update())
     for row in rows:
         amount = Resources(row.vcpus, row.memory_mib, row.disk_gib)
         held = NOTHING if row.grant_id is None else amount
-        _move(row.host_id, used=NOTHING - amount, held=held, instances=-1)  # locks the host's row
+        _move(row.host_id, used=NOTHING - amount, held=held, instances=-1)
         row.delete()
         if row.grant_id is not None:
             grant = Grant.unscoped.get(id=row.grant_id)

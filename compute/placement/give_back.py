@@ -5,8 +5,7 @@ from __future__ import annotations
 from compute.models import HostCall, Instance, Port
 from compute.placement import limits
 from compute.placement.claims import release
-from tenants.models import Tenant
-from tenants.services import metering, quotas
+from tenants.services import metering, quotas, tree
 
 
 def quota_amounts(*, vcpus: int, memory_mib: int, disk_gib: int, count: int = 1) -> dict[str, int]:
@@ -20,10 +19,10 @@ def give_back(*, instance: Instance) -> None:
     The allocation row is the receipt: quota was charged in the transaction that made it, and is released in the one
     that deletes it, so neither can be given back twice. Needs the instance's row locked.
     """
+    tenant = tree.hold_at(instance.tenant_id)
     if not release(consumer_type="instance", consumer_id=instance.id):
         return
     metering.release(consumer_id=instance.id)
-    tenant = Tenant.objects.get(id=instance.tenant_id)
     amounts = quota_amounts(vcpus=instance.vcpus, memory_mib=instance.memory_mib, disk_gib=instance.disk_gib)
     quotas.release(tenant=tenant, amounts=amounts)
     limits.release(tenant=tenant, pool_id=instance.pool_id, amounts=amounts)

@@ -2,13 +2,14 @@
 
 Moved after the quota rows of the same tenants, in the transaction of what is paid for. This order is what lets a grant
 be made while guests are created: `services.grants` locks the tenant's quota rows before it sums up what exists, so a
-create that charged its quota earlier is in the sum, and a later one finds the new limit here.
+create that charged its quota earlier is in the sum, and a later one finds the new limit here. The caller holds the tree,
+and read the tenant after that: its path is the one in memory.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from django.db import connection, transaction
@@ -28,8 +29,8 @@ WITH wanted AS (SELECT * FROM unnest(%(resources)s::text[], %(amounts)s::bigint[
 locked AS (
     SELECT l.id, w.n FROM compute_grantlimit l
     JOIN compute_grant g ON g.id = l.grant_id JOIN wanted w ON w.resource = l.resource
-    WHERE g.pool_id = %(pool)s AND g.tenant_id = ANY(%(path)s::uuid[])
-    ORDER BY array_position(%(path)s::uuid[], g.tenant_id) DESC, l.resource
+    WHERE g.pool_id = %(pool)s AND g.tenant_id = ANY(%(levels)s::uuid[])
+    ORDER BY array_position(%(levels)s::uuid[], g.tenant_id) DESC, l.resource
     FOR UPDATE OF l
 )
 """
@@ -52,6 +53,26 @@ _CHARGE: Final = "".join((_LOCKED, _CHARGED, _NOT_MOVED))
 _RELEASE: Final = "".join((_LOCKED, _RELEASED, _NOT_MOVED))
 
 
+def transfer(
+    *,
+    pool: Pool,
+    amounts: Mapping[str, int],
+    leaving: Sequence[uuid.UUID],
+    entering: Sequence[uuid.UUID],
+    actor: Actor,
+) -> None:
+    """Take amounts off the limits at some levels and put them on those at others, each line given from the top down.
+
+    Raises QuotaExceeded, LedgerMismatch; see `tenants.services.quotas.transfer`.
+    """
+    if _move(_RELEASE, levels=leaving, pool_id=pool.id, amounts=amounts):
+        raise LedgerMismatch(f"More would be released in pool {pool.id} than is in use.")
+    with transaction.atomic():
+        refused = _move(_CHARGE, levels=entering, pool_id=pool.id, amounts=amounts)
+        if refused:
+            raise _exceeded(refused, levels=entering, pool=pool, amounts=amounts, actor=actor)
+
+
 def charge(*, tenant: Tenant, pool: Pool, amounts: Mapping[str, int], actor: Actor | None = None) -> None:
     """Take amounts (`vcpus`, `memory_mib` in MiB, `disk_gib` in GiB) from every limit on the tenant's path in the pool.
 
@@ -59,14 +80,14 @@ def charge(*, tenant: Tenant, pool: Pool, amounts: Mapping[str, int], actor: Act
     parent that the actor cannot see are kept out of it.
     """
     with transaction.atomic():
-        refused = _move(_CHARGE, tenant=tenant, pool_id=pool.id, amounts=amounts)
+        refused = _move(_CHARGE, levels=tenant.path, pool_id=pool.id, amounts=amounts)
         if refused:
-            raise _exceeded(refused, tenant=tenant, pool=pool, amounts=amounts, actor=actor)
+            raise _exceeded(refused, levels=tenant.path, pool=pool, amounts=amounts, actor=actor)
 
 
 def release(*, tenant: Tenant, pool_id: uuid.UUID, amounts: Mapping[str, int]) -> None:
     """Give amounts back. Raises LedgerMismatch where more would be given back than was taken."""
-    if _move(_RELEASE, tenant=tenant, pool_id=pool_id, amounts=amounts):
+    if _move(_RELEASE, levels=tenant.path, pool_id=pool_id, amounts=amounts):
         raise LedgerMismatch(f"More would be released in pool {pool_id} than tenant {tenant.id} has in use.")
 
 
@@ -85,7 +106,7 @@ def forecast(*, tenant: Tenant, amounts: Mapping[str, int]) -> dict[str, list[Qu
     return found
 
 
-def _move(sql: str, *, tenant: Tenant, pool_id: uuid.UUID, amounts: Mapping[str, int]) -> list[uuid.UUID]:
+def _move(sql: str, *, levels: Sequence[uuid.UUID], pool_id: uuid.UUID, amounts: Mapping[str, int]) -> list[uuid.UUID]:
     with connection.cursor() as cursor:
         cursor.execute(
             sql,
@@ -93,17 +114,22 @@ def _move(sql: str, *, tenant: Tenant, pool_id: uuid.UUID, amounts: Mapping[str,
                 "resources": list(LIMITED),
                 "amounts": [amounts[resource] for resource in LIMITED],
                 "pool": pool_id,
-                "path": [str(level) for level in tenant.path],
+                "levels": [str(level) for level in levels],
             },
         )
         return [row[0] for row in cursor.fetchall()]
 
 
 def _exceeded(
-    refused: list[uuid.UUID], *, tenant: Tenant, pool: Pool, amounts: Mapping[str, int], actor: Actor | None
+    refused: list[uuid.UUID],
+    *,
+    levels: Sequence[uuid.UUID],
+    pool: Pool,
+    amounts: Mapping[str, int],
+    actor: Actor | None,
 ) -> QuotaExceeded:
     rows = GrantLimit.objects.filter(id__in=refused).select_related("grant__tenant")
-    row = max(rows, key=lambda limit: (tenant.path.index(limit.grant.tenant_id), limit.resource))
+    row = max(rows, key=lambda limit: (levels.index(limit.grant.tenant_id), limit.resource))
     asked = amounts[row.resource]
     if actor is not None:
         visible = visible_tenant_ids(actor)

@@ -23,6 +23,7 @@ from compute.placement.reservations import (
 from compute.scheduler.model import Resources
 from compute.scheduler.promises import SlotHost, Unit, Unplaceable, set_aside, tolerated
 from tenants.models import Tenant
+from tenants.services import tree
 
 # A host that has just gone quiet still counts: it may be a hiccup, and its room is not given to anybody meanwhile.
 IN_SERVICE = ("up", "suspect")
@@ -61,7 +62,11 @@ def verdicts(*, pool_id: uuid.UUID) -> tuple[Verdict, ...]:
 
 
 def lock_hosts(*, pool_id: uuid.UUID) -> list[Host]:
-    """Lock all hosts of a pool, by id: nothing is claimed or given back there until the transaction ends."""
+    """Lock all hosts of a pool, by id: nothing is claimed or given back there until the transaction ends.
+
+    No tenant moves either: who draws on which promise follows from the paths.
+    """
+    tree.hold()
     rows = Host.objects.select_for_update(of=("self",)).select_related("pool").filter(pool_id=pool_id)
     return list(rows.exclude(admin_state="removed").order_by("id"))
 

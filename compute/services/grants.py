@@ -58,6 +58,7 @@ def create_grant(*, actor: Actor, tenant: Tenant, pool: Pool, flavor: Flavor | N
         raise InvalidInput(errors=faults)
     with transaction.atomic(durable=True):
         hosts = lock_hosts(pool_id=pool.id)
+        tenant = Tenant.objects.get(id=tenant.id)  # where it stands, now that it cannot move
         if Grant.unscoped.filter(tenant=tenant, pool=pool).exists():
             raise Conflict(f"{tenant.name} has a grant in the pool {pool.name} already: change that one.")
         above = _nearest_above(tenant, pool)

@@ -22,7 +22,7 @@ from compute.services.instances_wanted import Wanted, instance_names
 from tenants.errors import QuotaExceeded
 from tenants.models import Tenant
 from tenants.models.ids import new_id
-from tenants.services import audit, metering, quotas
+from tenants.services import audit, metering, quotas, tree
 from tenants.services.access import Actor, authorize
 
 
@@ -101,6 +101,8 @@ def _create(
     policy: Policy,
     request_key: uuid.UUID | None,
 ) -> Created:
+    # Before any host's lock: what is drawn and charged below belongs to the tenants that are above this one now.
+    tenant = tree.hold_at(tenant.id)
     ids = [new_id() for _ in names]
     outcome = place(consumers=ids, request=request, policy=policy, tenant_path=tenant.path)
     if isinstance(outcome, Refused):

@@ -14,12 +14,13 @@ from cloud.api.pagination import page
 from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
 from cloud.api.v1.decisions import QuotaEffectAnswer
+from compute.services.tenants_move import move_tenant_with_guests, plan_tenant_move
 from tenants import roles, selectors
 from tenants.errors import InvalidInput, NotFound
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 from tenants.services.access import authorize, visible_tenant_ids
-from tenants.services.moves import Move, move_tenant, plan_move
+from tenants.services.moves import Move
 from tenants.services.quota_forecast import shown_lines
 from tenants.services.tenants import create_tenant, delete_tenant, rename_tenant, set_tenant_state
 
@@ -140,7 +141,7 @@ class Tenants(Door):
         name = call.body["parent"]
         parent = None if name is None else _or_invalid("/parent", lambda: selectors.get_tenant(name))
         dry_run = call.query.get("dry_run") == "true"
-        service = plan_move if dry_run else move_tenant
+        service = plan_tenant_move if dry_run else move_tenant_with_guests
         move = service(actor=call.actor, tenant=tenant, parent=parent, expected_version=call.if_version)
         return Response(_show_move(call, move, dry_run=dry_run))
 

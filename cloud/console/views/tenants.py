@@ -11,13 +11,13 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from cloud.console.guard import for_operators
 from cloud.pages.fields import Form, whole_number
+from compute.services.tenants_move import move_tenant_with_guests, plan_tenant_move
 from tenants import selectors
 from tenants.errors import DomainError, InvalidInput, NotFound
 from tenants.models import Quota, Tenant, User
 from tenants.scope import ALL, tenant_scope
 from tenants.services import quotas
 from tenants.services.access import Actor, authorize
-from tenants.services.moves import move_tenant, plan_move
 from tenants.services.tenants import create_tenant, set_tenant_state
 
 _SHOWN = 500
@@ -122,12 +122,12 @@ def move(request: HttpRequest, actor: Actor, tenant_id: uuid.UUID) -> HttpRespon
             try:
                 parent = _parent(form.values["parent"])
                 if request.method == "POST":
-                    move_tenant(actor=actor, tenant=tenant, parent=parent)
+                    move_tenant_with_guests(actor=actor, tenant=tenant, parent=parent)
                     messages.success(
                         request, f"{tenant.name} stands under {parent.name if parent else 'no other'} now."
                     )
                     return redirect("console:tenant", tenant.id)
-                plan = plan_move(actor=actor, tenant=tenant, parent=parent)
+                plan = plan_tenant_move(actor=actor, tenant=tenant, parent=parent)
             except DomainError as error:
                 form.refuse(error)
         found = [tenant] if plan is None or plan.parent is None else [tenant, plan.parent]
