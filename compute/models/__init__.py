@@ -8,6 +8,7 @@ from compute.models.decision import Decision, HostRoster
 from compute.models.domain import Domain
 from compute.models.grant import Grant, GrantLimit, GrantUse, SetAside
 from compute.models.host import Host, JoinToken
+from compute.models.host_share import HostShare
 from compute.models.hostcall import HostCall
 from compute.models.instance import ConsoleLog, Instance
 from compute.models.network import Network, Port
@@ -30,6 +31,7 @@ __all__ = [
     "Host",
     "HostCall",
     "HostRoster",
+    "HostShare",
     "Image",
     "Instance",
     "JoinToken",

@@ -30,11 +30,11 @@ def nic_spec(port: Port) -> NicSpec:
 
 def load_instance(instance_id: uuid.UUID) -> Instance:
     """Return the instance with its image, as a saga step needs it."""
-    return Instance.unscoped.select_related("image").get(id=instance_id)
+    return Instance.unscoped.select_related("image", "tenant").get(id=instance_id)
 
 
 def instance_spec(instance: Instance) -> InstanceSpec:
-    """Return all a host needs to make this instance exist. Needs `instance.image` loaded."""
+    """Return all a host needs to make this instance exist. Needs `instance.image` and `instance.tenant` loaded."""
     image = instance.image
     ports = Port.unscoped.filter(instance=instance).select_related("network").order_by("created_at", "id")
     return InstanceSpec(
@@ -59,6 +59,7 @@ def instance_spec(instance: Instance) -> InstanceSpec:
         ),
         nics=tuple(nic_spec(port) for port in ports),
         cpu_shares=1024 * instance.vcpus,
+        partition=tuple(str(tenant) for tenant in instance.tenant.path),
         ssh_keys=tuple(key["public_key"] for key in instance.keys),
         user_data=instance.user_data,
     )

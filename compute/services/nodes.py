@@ -18,6 +18,8 @@ from compute import outbox
 from compute.errors import StaleAnswer
 from compute.models import ConsoleLog, Domain, Host, HostCall, Instance
 from compute.placement.inventory import apply_inventory
+from compute.selectors.shares import shares_of_host, tenants_on
+from compute.services.shares import note_partitions
 from compute.transitions import move
 from compute.wire import Call, CallAnswer, DomainReport, HeartbeatAnswer, HostReport
 from tenants.errors import TokenInvalid
@@ -129,7 +131,13 @@ def heartbeat(*, host: Host, report: HostReport) -> HeartbeatAnswer:
     if report.domains is not None:
         _note_domains(locked, report.domains, report.disks)
     dead = HostCall.objects.filter(host=host, state="superseded", id__in=_uuids(report.calls_in_hand))
-    return HeartbeatAnswer(cancel=tuple(str(call_id) for call_id in dead.values_list("id", flat=True)))
+    tenants = tenants_on(locked)
+    if report.partitions is not None:
+        note_partitions(host=locked, boot_id=report.boot_id[:64], reports=report.partitions, tenants=tenants)
+    return HeartbeatAnswer(
+        cancel=tuple(str(call_id) for call_id in dead.values_list("id", flat=True)),
+        shares=shares_of_host(host=locked, tenants=tenants),
+    )
 
 
 def _uuids(texts: Sequence[str]) -> list[uuid.UUID]:

@@ -73,8 +73,11 @@ class PlayedHost:
             domains=self.driver.list_domains() if listing else None,
             inventory=None,
             disks=self.driver.list_disks(),
+            partitions=self.driver.list_partitions() if listing else None,
         )
-        nodes.heartbeat(host=self.host, report=report)
+        answer = nodes.heartbeat(host=self.host, report=report)
+        if answer.shares is not None:
+            self.driver.weigh(answer.shares)
 
 
 def play(host: Host, folder: Path) -> PlayedHost:
