@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cloud.cli.commands import access, catalog, contexts, hosts, instances, operations, ssh, tenants, usage
+from cloud.cli.commands import access, catalog, contexts, grants, hosts, instances, operations, ssh, tenants, usage
 
 app = typer.Typer(
     name="cenote",
@@ -24,6 +24,8 @@ app.add_typer(catalog.image_app, name="image")
 app.add_typer(catalog.keypair_app, name="keypair")
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(tenants.quota_app, name="quota")
+app.add_typer(grants.app, name="grant")
+app.add_typer(grants.alarm_app, name="alarm")
 app.add_typer(usage.app, name="usage")
 app.add_typer(usage.price_app, name="price")
 app.add_typer(access.member_app, name="member")

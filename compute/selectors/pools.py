@@ -12,7 +12,7 @@ _IN_SERVICE = Q(hosts__admin_state="enabled", hosts__observed_state="up")
 
 
 def list_pools(*, actor: Actor) -> QuerySet[Pool]:
-    """Return pools with sums over their hosts in service: `hosts_total`, `hosts_up`, `ceiling_*` and `used_*`."""
+    """Return pools with sums over their hosts in service: `hosts_total`, `hosts_up`, `ceiling_*`, `used_*` and `held_*`."""
     authorize(actor, "pool.read", None)
     return Pool.objects.annotate(
         hosts_total=Count("hosts", filter=~Q(hosts__admin_state="removed")),
@@ -23,6 +23,9 @@ def list_pools(*, actor: Actor) -> QuerySet[Pool]:
         used_vcpus=Sum("hosts__used_vcpus", filter=~Q(hosts__admin_state="removed"), default=0),
         used_memory_mib=Sum("hosts__used_memory_mib", filter=~Q(hosts__admin_state="removed"), default=0),
         used_disk_gib=Sum("hosts__used_disk_gib", filter=~Q(hosts__admin_state="removed"), default=0),
+        held_vcpus=Sum("hosts__held_vcpus", filter=_IN_SERVICE, default=0),
+        held_memory_mib=Sum("hosts__held_memory_mib", filter=_IN_SERVICE, default=0),
+        held_disk_gib=Sum("hosts__held_disk_gib", filter=_IN_SERVICE, default=0),
         instances=Sum("hosts__used_instances", filter=~Q(hosts__admin_state="removed"), default=0),
         last_seen_at=Max("hosts__last_seen_at"),
     ).order_by("created_at", "id")

@@ -11,9 +11,11 @@ from pathlib import Path
 from django.db import IntegrityError, transaction
 from django.db.models import Max
 
-from compute.models import Flavor, Host, Image, Network, Pool
+from compute.models import Flavor, Image, Network, Pool
 from compute.placement.inventory import apply_ceilings
+from compute.placement.promises import arrange, lock_hosts
 from compute.services.checks import check_name
+from compute.services.grants import not_placeable
 from tenants.errors import InvalidInput, NameTaken
 from tenants.models.ids import new_id
 from tenants.services import audit
@@ -46,29 +48,32 @@ def create_pool(
         return pool
 
 
-def set_pool_ratio(*, actor: Actor, pool: Pool, vcpu_ratio: float) -> Pool:
-    """Change how many vCPU a thread carries; every host's ceiling follows in the same transaction."""
+def update_pool(*, actor: Actor, pool: Pool, vcpu_ratio: float | None = None, host_losses: int | None = None) -> Pool:
+    """Change how many vCPU a thread carries, or how many host losses promises must outlive (N+k).
+
+    Every host's ceiling, and the room set aside for promises, follow in the same transaction. Raises InvalidInput, and
+    PromiseNotPlaceable where what is promised could not be kept then.
+    """
     authorize(actor, "pool.update", None)
-    if not 1 <= vcpu_ratio <= 64:
+    if vcpu_ratio is not None and not 1 <= vcpu_ratio <= 64:
         raise InvalidInput.field("/vcpu_ratio", "out_of_range", "The ratio is between 1 and 64.")
     with transaction.atomic(durable=True):
-        hosts = list(
-            Host.objects.select_for_update(of=("self",)).select_related("pool").filter(pool=pool).order_by("id")
-        )
-        before = pool.vcpu_ratio
-        pool.vcpu_ratio = vcpu_ratio
+        hosts = lock_hosts(pool_id=pool.id)
+        wanted = {"vcpu_ratio": vcpu_ratio, "host_losses": host_losses}
+        after = {name: value for name, value in wanted.items() if value is not None}
+        before = {name: getattr(pool, name) for name in after}
+        for name, value in after.items():
+            setattr(pool, name, value)
         pool.version += 1
-        pool.save(update_fields=["vcpu_ratio", "version"])
+        pool.save(update_fields=[*after, "version"])
         for host in hosts:
-            host.pool.vcpu_ratio = vcpu_ratio
+            host.pool = pool
             apply_ceilings(host=host)
-        audit.record(
-            actor=actor,
-            action="pool.update",
-            target=pool,
-            before={"vcpu_ratio": before},
-            after={"vcpu_ratio": vcpu_ratio},
-        )
+        broken = arrange(pool=pool, hosts=hosts)
+        easier = pool.vcpu_ratio >= before.get("vcpu_ratio", 0) and pool.host_losses <= before.get("host_losses", 100)
+        if broken and not easier:
+            raise not_placeable(pool, broken)
+        audit.record(actor=actor, action="pool.update", target=pool, before=before, after=after)
         return pool
 
 

@@ -246,10 +246,11 @@ def _draw(chain: list[Grant], units: int, tenant: Tenant) -> None:
 def _rearrange(pool: Pool, hosts: list[Host], *, more: bool) -> None:
     broken = arrange(pool=pool, hosts=hosts)
     if broken and more:
-        raise _not_placeable(pool, broken)
+        raise not_placeable(pool, broken)
 
 
-def _not_placeable(pool: Pool, broken: Iterable[Unplaceable]) -> PromiseNotPlaceable:
+def not_placeable(pool: Pool, broken: Iterable[Unplaceable]) -> PromiseNotPlaceable:
+    """Return the error that tells how much less could be kept."""
     worst = next(iter(broken))
     unit = worst.unit
     losses = {0: "no host loss", 1: "the loss of any host"}.get(worst.losses, f"the loss of any {worst.losses} hosts")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from compute.models import Decision, Host, Instance, Keypair, Operation, Price
+from compute.models import Decision, Grant, Host, Instance, Keypair, Operation, Price
 from tenants.models import ApiToken, Tenant, User
 from tests.api.conftest import World
 
@@ -31,6 +31,7 @@ class Things:
     token: ApiToken
     spare_host: Host
     price: Price
+    grant: Grant
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ def _body(**fields: Any) -> Callable[[Things], Any]:
 
 INSTANCE: Callable[[Things], Any] = lambda things: things.instance  # noqa: E731
 TENANT: Callable[[Things], Any] = lambda things: things.world.tenant  # noqa: E731
+
+
+GRANT: Callable[[Things], Any] = lambda things: things.grant  # noqa: E731
 
 
 def _instance_id(things: Things) -> object:
@@ -200,6 +204,21 @@ ROWS: dict[str, Row] = {
     ),
     "usage_show": Row("GET", _at("usage")),
     "usage_showback": Row("GET", _at("usage/showback")),
+    "grant_list": Row("GET", _at("grants")),
+    "grant_create": Row(
+        "POST",
+        _at("grants"),
+        _body(tenant="sibling", pool="lab", units=0),
+    ),
+    "grant_show": Row("GET", _of("grants", GRANT), object_id=lambda things: things.grant.id),
+    "grant_update": Row(
+        "PATCH",
+        _of("grants", GRANT),
+        _body(limits={"vcpus": 4}),
+        object_id=lambda things: things.grant.id,
+    ),
+    "grant_delete": Row("DELETE", _of("grants", GRANT), object_id=lambda things: things.grant.id),
+    "alarm_list": Row("GET", _at("alarms")),
     "price_list": Row("GET", _at("prices")),
     "price_create": Row("POST", _at("prices"), _body(resource="vcpu", per_hour="0.01", currency="EUR")),
     "price_delete": Row("DELETE", _of("prices", lambda things: things.price)),

@@ -14,12 +14,13 @@ from django.test import override_settings
 from cloud.api.routes import Route
 from cloud.api.v1.urls import urlpatterns
 from compute.models import Decision, Domain, Host, Instance, Keypair, Operation, Price
+from compute.services.grants import Terms, create_grant
 from tenants import roles
 from tenants.models import ApiToken, AuditEvent, Membership, Quota, Tenant, User
 from tests.api.conftest import ROLES, Caller, World, build_world, undone
 from tests.api.matrix import KEY, ROWS, Row, Things
 from tests.factories.compute import make_host
-from tests.factories.tenants import make_member, make_tenant, make_token, make_user
+from tests.factories.tenants import SYSTEM, make_member, make_tenant, make_token, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -85,6 +86,8 @@ def build_things() -> Things:
     carol = make_user("carol")
     make_member(world.tenant, "viewer", carol)
     make_token(carol, world.tenant)
+    child, _ = make_tenant("child", parent=world.tenant), make_tenant("sibling", parent=world.tenant)
+    create_grant(actor=SYSTEM, tenant=world.tenant, pool=world.pool, flavor=world.flavor, terms=Terms())
     return Things(
         world=world,
         instance=instance,
@@ -92,13 +95,14 @@ def build_things() -> Things:
         stuck=stuck,
         decision=Decision.unscoped.get(),
         keypair=Keypair.unscoped.get(),
-        child=make_tenant("child", parent=world.tenant),
+        child=child,
         carol=carol,
         token=ApiToken.unscoped.get(user=carol),
         spare_host=make_host(world.pool, admin_state="disabled"),
         price=Price.objects.create(
             resource="disk_gib", per_hour="0.001", currency="EUR", valid_from="2026-01-01T00:00:00Z", set_by="x"
         ),
+        grant=create_grant(actor=SYSTEM, tenant=child, pool=world.pool, flavor=None, terms=Terms()),
     )
 
 

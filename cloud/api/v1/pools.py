@@ -6,13 +6,13 @@ from rest_framework import serializers
 from rest_framework.response import Response
 
 from cloud.api.etags import check_version, tagged
-from cloud.api.fields import Answer, Choice, Number, StrictSerializer, Text
+from cloud.api.fields import Answer, Choice, Number, StrictSerializer, Text, Whole
 from cloud.api.pagination import page
 from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
 from compute.selectors.lookup import find_pool
 from compute.selectors.pools import get_pool, list_pools
-from compute.services.catalog import create_pool, set_pool_ratio
+from compute.services.catalog import create_pool, update_pool
 from tenants.services.access import authorize
 
 
@@ -28,21 +28,39 @@ class UsedAnswer(Answer):
     disk_gib = serializers.IntegerField(source="used_disk_gib")
 
 
+class HeldAnswer(Answer):
+    vcpus = serializers.IntegerField(source="held_vcpus")
+    memory_mib = serializers.IntegerField(source="held_memory_mib")
+    disk_gib = serializers.IntegerField(source="held_disk_gib")
+
+
 class PoolAnswer(Answer):
     """How large a pool is, and how full, is for operators."""
 
-    operator_only = ("vcpu_ratio", "policy", "hosts_total", "hosts_up", "instances", "capacity", "used")
+    operator_only = (
+        "vcpu_ratio",
+        "policy",
+        "host_losses",
+        "held",
+        "hosts_total",
+        "hosts_up",
+        "instances",
+        "capacity",
+        "used",
+    )
 
     id = serializers.UUIDField()
     name = serializers.CharField()
     description = serializers.CharField()
     vcpu_ratio = serializers.FloatField()
     policy = serializers.ChoiceField(["spread", "pack"])
+    host_losses = serializers.IntegerField(help_text="host failures at once that every reservation must outlive")
     hosts_total = serializers.IntegerField()
     hosts_up = serializers.IntegerField(help_text="enabled and answering")
     instances = serializers.IntegerField()
     capacity = CapacityAnswer(source="*", help_text="what the hosts in service can carry")
     used = UsedAnswer(source="*")
+    held = HeldAnswer(source="*", help_text="set aside for promises and not in use")
     created_at = serializers.DateTimeField()
     version = serializers.IntegerField()
 
@@ -56,7 +74,8 @@ class PoolCreateInput(StrictSerializer):
 
 
 class PoolUpdateInput(StrictSerializer):
-    vcpu_ratio = Number(min_value=1, max_value=64)
+    vcpu_ratio = Number(required=False, min_value=1, max_value=64)
+    host_losses = Whole(required=False, max_value=100, help_text="N+k: host failures that reservations must outlive")
 
 
 class Pools(Door):
@@ -80,10 +99,10 @@ class Pools(Door):
 
     @route("pool_update", permission="pool.update", body=PoolUpdateInput, answer=PoolAnswer)
     def partial_update(self, call: Call, reference: str) -> Response:
-        """Change how many vCPU a thread carries; what runs goes on."""
+        """Change how many vCPU a thread carries, or how many host losses promises must outlive; what runs goes on."""
         authorize(call.actor, "pool.update", None)
         pool = find_pool(as_reference(reference))
         check_version(call.request, pool.version)
-        pool = set_pool_ratio(actor=call.actor, pool=pool, vcpu_ratio=call.body["vcpu_ratio"])
+        pool = update_pool(actor=call.actor, pool=pool, **call.body)
         shown = call.render(PoolAnswer, get_pool(actor=call.actor, reference=str(pool.id)))
         return tagged(call.request, shown, version=pool.version, computed=True)

@@ -7,6 +7,7 @@ from django.urls import URLPattern, path
 from cloud.api.v1.audit import Audit
 from cloud.api.v1.catalog import Flavors, Images
 from cloud.api.v1.decisions import Decisions
+from cloud.api.v1.grants import Alarms, Grants
 from cloud.api.v1.hosts import Hosts
 from cloud.api.v1.instances import Instances
 from cloud.api.v1.keypairs import Keypairs
@@ -70,5 +71,8 @@ urlpatterns = [
     _collection("usage/showback", ShowbackDoor, get="list"),
     _collection("prices", Prices, get="list", post="create"),
     _collection("prices/<str:price_id>", Prices, delete="destroy"),
+    _collection("grants", Grants, get="list", post="create"),
+    _collection("grants/<str:grant_id>", Grants, get="retrieve", patch="partial_update", delete="destroy"),
+    _collection("alarms", Alarms, get="list"),
     _collection("audit", Audit, get="list"),
 ]

@@ -13,7 +13,7 @@ from cloud.console.guard import for_operators
 from cloud.pages.fields import Form
 from compute.selectors.lookup import find_pool
 from compute.selectors.pools import list_pools
-from compute.services.catalog import create_pool, set_pool_ratio
+from compute.services.catalog import create_pool, update_pool
 from tenants.errors import DomainError, InvalidInput
 from tenants.services.access import Actor
 
@@ -49,7 +49,7 @@ def index(request: HttpRequest, actor: Actor) -> HttpResponse:
 def ratio(request: HttpRequest, actor: Actor, pool_id: uuid.UUID) -> HttpResponse:
     """Change how many vCPU a thread carries."""
     pool = find_pool(str(pool_id))
-    set_pool_ratio(actor=actor, pool=pool, vcpu_ratio=_ratio(request.POST.get("vcpu_ratio", "")))
+    update_pool(actor=actor, pool=pool, vcpu_ratio=_ratio(request.POST.get("vcpu_ratio", "")))
     messages.success(request, f"{pool.name} carries {pool.vcpu_ratio:g} vCPU a thread now.")
     return redirect("console:pools")
 
