@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import ipaddress
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -65,8 +65,10 @@ def ca_pem(ca_dir: Path) -> str:
         raise PkiError(f"there is no certificate authority in {ca_dir}: deploy/up makes it") from None
 
 
-def sign_csr(*, ca_dir: Path, csr_pem: str, name: str, addresses: list[str]) -> str:
-    """Sign the public key of a request, for `name` and IP `addresses`, as client and server. Return PEM. Raises PkiError."""
+def sign_csr(
+    *, ca_dir: Path, csr_pem: str, name: str, addresses: Sequence[str], other_names: Sequence[str] = ()
+) -> str:
+    """Sign the public key of a request, for its names and IP `addresses`, as client and server. Return PEM. Raises PkiError."""
     if len(csr_pem) > CSR_BYTES_LIMIT:
         raise PkiError("the certificate request is too long")
     try:
@@ -83,7 +85,7 @@ def sign_csr(*, ca_dir: Path, csr_pem: str, name: str, addresses: list[str]) -> 
     if not strong:
         raise PkiError("the certificate request's key is too weak: use P-256 or RSA of 2048 bits")
     try:
-        names: list[x509.GeneralName] = [x509.DNSName(name)]
+        names: list[x509.GeneralName] = [x509.DNSName(each) for each in (name, *other_names)]
         names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses if address]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     except ValueError as error:

@@ -8,7 +8,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -20,6 +20,7 @@ from deploy.steps.progress import SetupError, run
 from deploy.steps.supervisor import Program, Supervisor
 
 DOOR = "CENOTE_DOOR_LISTEN"
+HOST_NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
 CONTROL = ("postgres", "redis", "web", "worker", "relay", "beat")
 
 
@@ -50,25 +51,39 @@ def make_secrets(place: Place) -> dict[str, str]:
     return values
 
 
-def set_door(place: Place, listen: str) -> None:
-    """Open a TLS door at `listen` (ADDRESS:PORT) with a certificate of the cloud's own authority; "" closes it."""
+def set_door(place: Place, listen: str, known_as: Sequence[str] = ()) -> None:
+    """Open a TLS door at `listen` (ADDRESS:PORT) with a certificate of the cloud's own authority; "" closes it.
+
+    `known_as`: further addresses and DNS names by which machines reach it, such as those of a router in between.
+    """
     values = make_secrets(place)
-    address, _, port = listen.rpartition(":")
+    addresses, names = [], []
     if listen:
-        try:
-            ipaddress.ip_address(address)
-            if not 1 <= int(port) <= 65535:
-                raise ValueError
-        except ValueError:
-            raise SetupError(f"--listen is an IP address and a port, not {listen!r}") from None
+        address, _, port = listen.rpartition(":")
+        if not _is_address(address) or not port.isdecimal() or not 1 <= int(port) <= 65535:
+            raise SetupError(f"--listen is an IP address and a port, not {listen!r}")
+        addresses = [address, *(each for each in known_as if _is_address(each))]
+        names = [each for each in known_as if each not in addresses]
+        if wrong := [each for each in names if not re.fullmatch(HOST_NAME, each)]:
+            raise SetupError(f"--known-as is an address or a name, not {wrong[0]!r}")
         key, request = pki.make_request("cenote")
-        signed = pki.sign_csr(ca_dir=place.state / "ca", csr_pem=request, name="cenote", addresses=[address])
+        signed = pki.sign_csr(
+            ca_dir=place.state / "ca", csr_pem=request, name="cenote", addresses=addresses, other_names=names
+        )
         write(place.state / "ca" / "door.key", key.decode(), mode=0o600)
         write(place.state / "ca" / "door.pem", signed, mode=0o644)
     values[DOOR] = listen
     hosts = values["CENOTE_ALLOWED_HOSTS"].split(",")
-    values["CENOTE_ALLOWED_HOSTS"] = ",".join(dict.fromkeys([*hosts, *([address] if listen else [])]))
+    values["CENOTE_ALLOWED_HOSTS"] = ",".join(dict.fromkeys([*hosts, *addresses, *names]))
     write(place.state / "cloud.env", env_text(values), mode=0o600)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def environment(place: Place) -> dict[str, str]:

@@ -29,7 +29,16 @@ def main() -> int:
         metavar="ADDRESS:PORT",
         help="also open a TLS door there, for real machines that join (kept; '' closes it)",
     )
+    parser.add_argument(
+        "--known-as",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="with --listen: an address or name by which machines reach that door, behind a router; may be repeated",
+    )
     options = parser.parse_args()
+    if options.known_as and not options.listen:
+        parser.error("--known-as goes with --listen")
     if options.hosts is not None and not 1 <= options.hosts <= 20:
         parser.error("--hosts is a number from 1 to 20")
     os.umask(0o022)
@@ -46,7 +55,7 @@ def main() -> int:
                 raise SetupError("A restore was cut off here: run deploy/restore again before anything else.")
             place.make()
             if options.listen is not None:
-                control.set_door(place, options.listen)
+                control.set_door(place, options.listen, options.known_as)
             _bring_up(place, options.hosts, guests=not options.no_guests)
     except SetupError as error:
         print(f"\n{error}\nNothing is lost: mend what is said above and run deploy/up again.", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 
 import pytest
+from cryptography import x509
 
 from deploy.steps import control, service
 from deploy.steps.files import env_text, read_env, write
@@ -64,6 +65,18 @@ def test_the_tls_door_is_opened_and_closed(place):
     assert mode(place.state / "ca" / "door.key") == 0o600
     control.set_door(place, "")
     assert "door" not in [program.name for program in control.programs(place)]
+
+
+def test_the_doors_certificate_names_what_machines_know_it_by(place):
+    control.set_door(place, "127.0.0.1:8443", ["10.0.2.2", "cloud.example"])
+    certificate = x509.load_pem_x509_certificate((place.state / "ca" / "door.pem").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["cenote", "cloud.example"]
+    assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "10.0.2.2"]
+    assert {"10.0.2.2", "cloud.example"} <= set(control.make_secrets(place)["CENOTE_ALLOWED_HOSTS"].split(","))
+    for name in ("*", "cloud.example,*", "Cloud", "a b", ""):
+        with pytest.raises(SetupError, match="--known-as"):
+            control.set_door(place, "127.0.0.1:8443", [name])
 
 
 @pytest.mark.parametrize("listen", ["8443", "cloud.example:8443", "192.0.2.7:0", "192.0.2.7:x", "192.0.2.7"])
