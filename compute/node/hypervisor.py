@@ -26,7 +26,12 @@ from compute.wire import Call, CallAnswer, CallError, DomainReport, HostInventor
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 3.0  # past a call's deadline: the driver's own time-outs come first and say more
 LOOK_SECONDS = 12.0
+START_SECONDS = (
+    90.0  # a fresh child's, apart from its looks: on a slow machine Python alone takes as long as a look may
+)
 PAUSE_LIMIT_SECONDS = 20.0
+
+READY = 0  # the number of the line by which a child says that its driver is open; questions begin at 1
 
 Reply = dict[str, Any]
 
@@ -52,6 +57,8 @@ class _Child:
         self._waiting: dict[int, SimpleQueue[Reply | None]] = {}
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._reaped = False
+        self._started = time.monotonic()
+        self._ready = threading.Event()
         self.dead = False
         for name, target in (("hypervisor-reader", self._read), ("hypervisor-writer", self._write)):
             threading.Thread(target=target, name=name, daemon=True).start()
@@ -77,6 +84,10 @@ class _Child:
             raise Lost
         return reply
 
+    def wait_until_ready(self) -> bool:
+        """Wait until the driver is open, or the child dead. False when it has had START_SECONDS and is neither."""
+        return self._ready.wait(max(self._started + START_SECONDS - time.monotonic(), 0.0))
+
     def kill(self) -> None:
         """End the child and its helpers. Nobody waits for it any more, even where the kernel cannot end it yet."""
         self._signal_group()
@@ -97,6 +108,8 @@ class _Child:
         with contextlib.suppress(ValueError, OSError):
             for line in self.process.stdout:
                 reply = json.loads(line)
+                if reply.get("id") == READY:
+                    self._ready.set()
                 with self._lock:
                     box = self._waiting.get(reply.get("id"))
                 if box is not None:
@@ -118,6 +131,7 @@ class _Child:
     def _bury(self) -> None:
         with self._lock:
             self.dead = True
+            self._ready.set()
             for box in self._waiting.values():
                 box.put(None)
         self._outbox.put(None)
@@ -196,6 +210,9 @@ class Hypervisor:
     def _look(self, what: str, body: dict[str, Any] | None = None) -> Any | None:
         try:
             child = self._living(time.monotonic())
+            if not child.wait_until_ready():
+                self._put_down(child, f"it did not start in {START_SECONDS:g} s")
+                return None
             reply = child.ask(what, body, LOOK_SECONDS)
         except Lost:
             return None

@@ -19,6 +19,7 @@ from compute.node import logs
 from compute.node.drivers.base import Driver, DriverError
 from compute.node.drivers.registry import open_driver
 from compute.node.drivers.settings import DriverSettings
+from compute.node.hypervisor import READY
 from compute.node.methods import CALLS_AT_ONCE, execute
 from compute.node.network.ports import PortManager
 from compute.node.network.settings import NetworkSettings
@@ -69,6 +70,7 @@ def _serve(driver: Driver, inbox: SimpleQueue[_Message], out_fd: int) -> None:
             # A death that a fault asked for, or the interpreter's own end: no thread of this process may outlive it.
             _die(70)
 
+    reply(READY, {})
     with ThreadPoolExecutor(CALLS_AT_ONCE) as calls, ThreadPoolExecutor(LOOKS_AT_ONCE) as looks:
         while True:
             message = inbox.get()

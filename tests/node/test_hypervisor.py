@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from compute.node import hypervisor as module
 from compute.node.drivers.fake import FakeHost
 from compute.node.drivers.faults import Fault
 from compute.node.hypervisor import Hypervisor
@@ -132,6 +133,30 @@ def test_a_look_that_fails_is_none_and_kills_nobody(make: Make) -> None:
     assert hypervisor.domains() is None
     assert hypervisor.domains() == ()
     assert hypervisor.pid() == pid
+
+
+@pytest.fixture
+def slow_start(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hypervisor:
+    """A child whose Python takes longer to start than a look may take, as on a machine under translation."""
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text("import time\ntime.sleep(2)\n")
+    monkeypatch.setattr(module, "LOOK_SECONDS", 1.0)
+    hypervisor = make()
+    hypervisor._env["PYTHONPATH"] = f"{tmp_path / 'slow'}:{os.getcwd()}"
+    return hypervisor
+
+
+def test_a_slow_start_is_not_taken_for_a_slow_look(slow_start: Hypervisor) -> None:
+    assert slow_start.domains() == ()
+    first = slow_start.pid()
+    assert slow_start.disks() == ()
+    assert slow_start.pid() == first is not None
+
+
+def test_a_child_that_does_not_start_is_put_down(slow_start: Hypervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "START_SECONDS", 0.5)
+    assert slow_start.domains() is None
+    assert slow_start.pid() is None
 
 
 def test_close_ends_what_runs_at_once(make: Make) -> None:
