@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from compute.node.drivers.libvirt import cgroups as module
-from compute.node.drivers.libvirt.cgroups import Cgroups, detect, forget_processes, limit_processes
+from compute.node.drivers.libvirt.cgroups import Cgroups, detect, forbid_swap, forget_processes, limit_processes
 
 
 def make_v2(root: Path, controllers: str) -> Path:
     (root / "cgroup.controllers").write_text(controllers)
     (root / "cgroup.subtree_control").write_text("cpu memory")
-    group = root / "machine" / "lxc-1.libvirt-lxc"
-    for directory in (group, group.parent):
+    group = root / "machine.slice" / "machine-lxc.scope" / "libvirt"
+    for directory in (group, group.parent, group.parent.parent):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "cgroup.subtree_control").write_text("")
-    (group / "pids.max").write_text("max")
+        (directory / "pids.max").write_text("max")
     return group
 
 
@@ -32,7 +32,13 @@ def test_version_2_is_known_by_its_controllers(tmp_path: Path) -> None:
     found = detect(tmp_path)
     assert found.version == 2
     assert found.missing == ("io_weight",)  # no group has io.weight: the scheduler of no disk offers it
-    (tmp_path / "machine" / "io.weight").write_text("default 100")
+    (tmp_path / "machine.slice" / "io.weight").write_text("default 100")
+    assert detect(tmp_path).missing == ()
+
+
+def test_version_2_io_weight_is_known_before_any_group_has_the_controller(tmp_path: Path) -> None:
+    make_v2(tmp_path, "cpuset cpu io memory pids\n")
+    (tmp_path / "io.cost.qos").write_text("")
     assert detect(tmp_path).missing == ()
 
 
@@ -63,16 +69,31 @@ def test_version_1_features_come_from_a_group_below_the_top(tmp_path: Path, monk
     assert found.missing == ("cpu_quota", "io_weight", "pids")
 
 
-def test_version_2_limit_is_written_and_its_controller_enabled_above(
+def test_version_2_limit_is_the_innermost_groups_and_its_controller_enabled_above(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = make_v2(tmp_path, "cpu memory pids")
-    place(monkeypatch, "machine/lxc-1.libvirt-lxc/libvirt")
+    place(monkeypatch, "machine.slice/machine-lxc.scope/libvirt")
     cgroups = detect(tmp_path)
     assert limit_processes(cgroups, instance_id="a", controller_pid=1, limit=77)
     assert (group / "pids.max").read_text() == "77"
-    assert (tmp_path / "machine" / "cgroup.subtree_control").read_text() == "+pids"
+    # systemd's own: it would write it anew.
+    assert (group.parent / "pids.max").read_text() == "max"
+    for above in (tmp_path, group.parent.parent, group.parent):
+        assert (above / "cgroup.subtree_control").read_text() == "+pids"
     forget_processes(cgroups, "a")
+
+
+def test_version_2_forbids_swap_where_the_kernel_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = make_v2(tmp_path, "cpu memory pids")
+    place(monkeypatch, "machine.slice/machine-lxc.scope/libvirt")
+    forbid_swap(detect(tmp_path), 1)
+    assert not (group / "memory.swap.max").exists()
+    (group / "memory.swap.max").write_text("max")
+    forbid_swap(Cgroups(1, frozenset(), tmp_path), 1)
+    assert (group / "memory.swap.max").read_text() == "max"
+    forbid_swap(detect(tmp_path), 1)
+    assert (group / "memory.swap.max").read_text() == "0"
 
 
 def test_limit_that_cannot_be_set_is_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from compute.node.drivers.base import Never
-from compute.node.drivers.libvirt.cgroups import FEATURES, Feature
+from compute.node.drivers.libvirt.cgroups import FEATURES, Cgroups
 from compute.node.drivers.libvirt.metadata import (
     METADATA_KEY,
     NAMESPACE,
@@ -32,7 +32,7 @@ from tests.drivers.specs import make_spec
 
 SETTINGS = DriverSettings(vcpus=2, memory_mib=2048, disk_gib=20)
 MACHINE = Machine("qemu", "pc-q35-7.2", "Westmere")
-ALL_FEATURES: frozenset[Feature] = frozenset(FEATURES)
+CGROUPS = Cgroups(1, frozenset(FEATURES))
 # Surrogates too: they come in by JSON's \ud800.
 ANY_TEXT = st.text(st.characters(), max_size=60)
 HOSTILE = (
@@ -44,21 +44,19 @@ HOSTILE = (
 )
 
 
-def build(
-    spec: InstanceSpec, *, features: frozenset[Feature] = ALL_FEATURES, name: str | None = None
-) -> etree._Element:
+def build(spec: InstanceSpec, *, cgroups: Cgroups = CGROUPS, name: str | None = None) -> etree._Element:
     paths = instance_paths(SETTINGS, spec.id)
     bridges = tuple("cnb4d" for _ in spec.nics)
     if spec.kind == "container":
         return build_container(
-            spec, token=1, name=name, features=features, settings=SETTINGS, paths=paths, bridges=bridges
+            spec, token=1, name=name, cgroups=cgroups, settings=SETTINGS, paths=paths, bridges=bridges
         )
     return build_vm(
         spec,
         token=1,
         name=name,
         machine=MACHINE,
-        features=features,
+        cgroups=cgroups,
         settings=SETTINGS,
         image=image_paths(SETTINGS, spec.disk.image),
         paths=paths,
@@ -112,7 +110,7 @@ def test_domain_keeps_the_name_under_which_it_was_defined() -> None:
 
 @pytest.mark.parametrize("kind", ["vm", "container"])
 def test_what_the_kernel_cannot_do_is_left_out(kind: Kind) -> None:
-    domain = build(make_spec(kind), features=frozenset())
+    domain = build(make_spec(kind), cgroups=Cgroups(1, frozenset()))
     for tag in ("cputune", "blkiotune", "memtune"):
         assert domain.find(tag) is None
 
@@ -123,6 +121,16 @@ def test_container_is_mapped_to_nobody_and_loses_capabilities() -> None:
         assert part(domain, f"idmap/{kind}").items() == [("start", "0"), ("target", "100000"), ("count", "65536")]
     assert domain.find("features/privnet") is not None
     assert part(domain, "features/capabilities/mknod").get("state") == "off"
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"), [(1024, "100"), (512, "50"), (1, "1"), (16 * 1024, "1600"), (2**20, "10000")]
+)
+@pytest.mark.parametrize("kind", ["vm", "container"])
+def test_shares_are_told_as_a_weight_under_version_2(kind: Kind, shares: int, told: str) -> None:
+    """libvirt passes the number on as it is, and refuses what is above 10000: a guest of ten processors."""
+    domain = build(make_spec(kind, cpu_shares=shares), cgroups=Cgroups(2, frozenset(FEATURES)))
+    assert domain.findtext("cputune/shares") == told
 
 
 def test_container_gets_shares_quota_and_limits() -> None:

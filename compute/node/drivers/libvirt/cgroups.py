@@ -1,4 +1,4 @@
-"""What the kernel's control groups can do here, and the process limit, which libvirt's LXC driver does not set.
+"""What the kernel's control groups can do here, and the limits that libvirt's LXC driver does not set.
 
 Both hierarchies are known: version 1 with a mount for each controller, and the unified version 2. Where both are
 mounted, the controllers sit in version 1 (a "hybrid" machine), so that counts as version 1.
@@ -18,6 +18,11 @@ FEATURES: Final[tuple[Feature, ...]] = ("cpu_shares", "cpu_quota", "memory", "me
 ROOT: Final = Path("/sys/fs/cgroup")
 MAX_ROUNDS: Final = 20
 REMOVE_SECONDS: Final = 2.0
+# What one share of version 1 is worth in version 2, and the range of weights there.
+# https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+NORMAL_SHARES: Final = 1024
+NORMAL_WEIGHT: Final = 100
+WEIGHT_LIMITS: Final = (1, 10_000)
 
 _V1_FILES: Final[dict[Feature, tuple[str, ...]]] = {
     "cpu_shares": ("cpu/{}/cpu.shares", "cpu,cpuacct/{}/cpu.shares"),
@@ -50,6 +55,13 @@ class Cgroups:
         """What instances ask for and this kernel cannot give, in a fixed order."""
         wanted = (feature for feature in FEATURES if feature != "memory_swap")
         return tuple(feature for feature in wanted if feature not in self.features)
+
+    def cpu_shares(self, shares: int) -> int:
+        """Return what libvirt has to be told for `shares` of version 1's scale: under version 2 it passes on a weight."""
+        if self.version != 2:
+            return shares
+        least, most = WEIGHT_LIMITS
+        return min(max(round(shares * NORMAL_WEIGHT / NORMAL_SHARES), least), most)
 
 
 def detect(root: Path = ROOT) -> Cgroups:
@@ -105,6 +117,15 @@ def limit_processes(cgroups: Cgroups, *, instance_id: str, controller_pid: int, 
     return False
 
 
+def forbid_swap(cgroups: Cgroups, controller_pid: int) -> None:
+    """Keep a running container out of swap under version 2, where libvirt's limits leave that open."""
+    group = _group_of(cgroups, controller_pid, "") if cgroups.version == 2 else None
+    # The file is there only where memory is limited and the kernel knows swap; a group may also have gone meanwhile.
+    if group is not None and (group / "memory.swap.max").is_file():
+        with contextlib.suppress(FileNotFoundError):
+            (group / "memory.swap.max").write_text("0")
+
+
 def forget_processes(cgroups: Cgroups, instance_id: str) -> None:
     """Take away the group that `limit_processes` made under version 1. Its processes must be over."""
     if cgroups.version != 1:
@@ -129,9 +150,8 @@ def _limit_v2(cgroups: Cgroups, pid: int, limit: int) -> bool:
     group = _group_of(cgroups, pid, "")
     if group is None or group == cgroups.root:
         return False
-    # libvirt puts the controller below the domain's own group: the limit belongs to the latter.
-    while group.name in ("libvirt", "emulator", "vcpu0"):
-        group = group.parent
+    # The innermost group, where the guest's processes are: the one around it is a scope of systemd's, which sets the
+    # scope's own limits again whenever it reads its units anew.
     ancestors = [above for above in reversed(group.parents) if above.is_relative_to(cgroups.root)]
     for above in ancestors:
         control = above / "cgroup.subtree_control"
@@ -169,4 +189,8 @@ def _procs_below(group: Path) -> list[str]:
 
 
 def _v2_has_io_weight(root: Path) -> bool:
-    return any((child / "io.weight").is_file() or (child / "io.bfq.weight").is_file() for child in root.iterdir())
+    # The first belongs to the cost model, whose weights each group has once systemd or libvirt turns the controller on;
+    # the others are those of a disk scheduler, seen where it is on already.
+    return (root / "io.cost.qos").is_file() or any(
+        (child / "io.weight").is_file() or (child / "io.bfq.weight").is_file() for child in root.iterdir()
+    )

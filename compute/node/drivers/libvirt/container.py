@@ -9,7 +9,7 @@ from typing import Final
 from lxml import etree
 
 from compute.node.drivers.base import Never, RetryLater
-from compute.node.drivers.libvirt.cgroups import Cgroups, forget_processes, limit_processes
+from compute.node.drivers.libvirt.cgroups import Cgroups, forbid_swap, forget_processes, limit_processes
 from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
 from compute.node.drivers.libvirt.console import ConsoleRecorder
 from compute.node.drivers.libvirt.kind import GuestKind
@@ -79,7 +79,7 @@ class ContainerKind(GuestKind):
             spec,
             token=token,
             name=name,
-            features=self._cgroups.features,
+            cgroups=self._cgroups,
             settings=self._settings,
             paths=paths,
             bridges=bridges,
@@ -88,6 +88,7 @@ class ContainerKind(GuestKind):
 
     def settle(self, spec: InstanceSpec, seen: SeenDomain, paths: InstancePaths) -> None:
         self.record_console(seen)
+        forbid_swap(self._cgroups, seen.pid)
         if "pids" not in self._cgroups.features:
             return  # the host's proof says so
         limited = limit_processes(self._cgroups, instance_id=spec.id, controller_pid=seen.pid, limit=spec.pids_limit)

@@ -36,7 +36,7 @@ from compute.node.images.rootfs import unpack
 from compute.wire import DiskSpec, HostInventory, HostProof, ImageRef, InstanceSpec, ProofStep
 
 MODES: Final[tuple[VmMode, ...]] = ("kvm", "qemu")
-BOOT_SECONDS: Final[dict[VmMode, float]] = {"kvm": 20.0, "qemu": 100.0}  # translation on a busy machine is slow
+BOOT_SECONDS: Final[dict[VmMode, float]] = {"kvm": 20.0, "qemu": 180.0}  # translation on a busy machine is slow
 CONTAINER_SECONDS: Final = 15.0
 CLOCK_SKEW_SECONDS: Final = 2.0
 POLL_SECONDS: Final = 0.02
@@ -50,11 +50,12 @@ echo CENOTE-PROOF-UP
 /bin/busybox sleep 1
 /bin/busybox poweroff -f
 """
+# Opened, not asked about: `test -w` says yes to whoever is root, also where the open is refused.
 CONTAINER_INIT: Final = """
 umask 022
 { read -r first outside count </proc/self/uid_map; echo "uid $first $outside $count"; } >/proof.part
 mknod /proof.node c 1 3 2>/dev/null && echo "mknod worked" >>/proof.part
-[ -w /proc/sysrq-trigger ] && echo "sysrq writable" >>/proof.part
+(: >>/proc/sysrq-trigger) 2>/dev/null && echo "sysrq writable" >>/proof.part
 mv /proof.part /proof
 sleep 60
 """
@@ -196,7 +197,7 @@ def _check_container(settings: DriverSettings, containers: ContainerKind, cgroup
         spec,
         token=0,
         name=f"{PROOF_PREFIX}{spec.id}",
-        features=cgroups.features,
+        cgroups=cgroups,
         settings=settings,
         paths=paths,
         bridges=(),

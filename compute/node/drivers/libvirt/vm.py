@@ -152,7 +152,7 @@ class VmKind(GuestKind):
             token=token,
             name=name,
             machine=self.machine(self.mode),
-            features=self._cgroups.features,
+            cgroups=self._cgroups,
             settings=self._settings,
             image=image_paths(self._settings, spec.disk.image),
             paths=paths,

@@ -6,7 +6,7 @@ from typing import Final
 
 from lxml import etree
 
-from compute.node.drivers.libvirt.cgroups import Feature
+from compute.node.drivers.libvirt.cgroups import Cgroups
 from compute.node.drivers.libvirt.metadata import metadata_element
 from compute.node.drivers.libvirt.xml import add_partition, check_allowed, domain_name, node
 from compute.node.drivers.settings import DriverSettings
@@ -37,7 +37,7 @@ def build_container(
     *,
     token: int,
     name: str | None,
-    features: frozenset[Feature],
+    cgroups: Cgroups,
     settings: DriverSettings,
     paths: InstancePaths,
     bridges: tuple[str, ...],
@@ -46,7 +46,7 @@ def build_container(
 ) -> etree._Element:
     """Return the domain. `bridges` are those of `spec.nics`, in order; `name` keeps the one a defined domain has.
 
-    What the kernel cannot limit (`features`) is left out, since libvirt would refuse the whole.
+    What the kernel cannot limit (`cgroups`) is left out, since libvirt would refuse the whole.
     Raises Never("definition_refused").
     """
     domain = etree.Element("domain", type="lxc")
@@ -55,7 +55,7 @@ def build_container(
     node(domain, "metadata").append(metadata_element(spec, token))
     node(domain, "memory", str(spec.memory_mib), unit="MiB")
     node(domain, "currentMemory", str(spec.memory_mib), unit="MiB")
-    _add_limits(domain, spec, features)
+    _add_limits(domain, spec, cgroups)
     add_partition(domain, partition)
     system = node(domain, "os")
     node(system, "type", "exe", arch="x86_64")
@@ -89,20 +89,20 @@ def build_container(
     return domain
 
 
-def _add_limits(domain: etree._Element, spec: InstanceSpec, features: frozenset[Feature]) -> None:
-    if "memory" in features:
+def _add_limits(domain: etree._Element, spec: InstanceSpec, cgroups: Cgroups) -> None:
+    if "memory" in cgroups.features:
         memory = node(domain, "memtune")
         node(memory, "hard_limit", str(spec.memory_mib), unit="MiB")
-        if "memory_swap" in features:
+        if "memory_swap" in cgroups.features:
             # Version 1 counts memory and swap together here: equal to the limit means no swap.
             node(memory, "swap_hard_limit", str(spec.memory_mib), unit="MiB")
-    if "io_weight" in features:
+    if "io_weight" in cgroups.features:
         node(node(domain, "blkiotune"), "weight", str(spec.io_weight))
     node(domain, "vcpu", str(spec.vcpus), placement="static")
-    if "cpu_shares" in features or "cpu_quota" in features:
+    if "cpu_shares" in cgroups.features or "cpu_quota" in cgroups.features:
         tune = node(domain, "cputune")
-        if "cpu_shares" in features:
-            node(tune, "shares", str(spec.cpu_shares))
-        if "cpu_quota" in features:
+        if "cpu_shares" in cgroups.features:
+            node(tune, "shares", str(cgroups.cpu_shares(spec.cpu_shares)))
+        if "cpu_quota" in cgroups.features:
             node(tune, "period", str(CPU_PERIOD_US))
             node(tune, "quota", str(spec.vcpus * CPU_PERIOD_US))

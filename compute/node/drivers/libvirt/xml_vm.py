@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from lxml import etree
 
-from compute.node.drivers.libvirt.cgroups import Feature
+from compute.node.drivers.libvirt.cgroups import Cgroups
 from compute.node.drivers.libvirt.metadata import metadata_element
 from compute.node.drivers.libvirt.xml import add_partition, check_allowed, domain_name, node
 from compute.node.drivers.settings import DriverSettings
@@ -48,7 +48,7 @@ def build_vm(
     token: int,
     name: str | None,
     machine: Machine,
-    features: frozenset[Feature],
+    cgroups: Cgroups,
     settings: DriverSettings,
     image: ImagePaths,
     paths: InstancePaths,
@@ -66,9 +66,9 @@ def build_vm(
     node(domain, "memory", str(spec.memory_mib), unit="MiB")
     node(domain, "currentMemory", str(spec.memory_mib), unit="MiB")
     node(domain, "vcpu", str(spec.vcpus), placement="static")
-    if "cpu_shares" in features:
-        node(node(domain, "cputune"), "shares", str(spec.cpu_shares))
-    if "io_weight" in features:
+    if "cpu_shares" in cgroups.features:
+        node(node(domain, "cputune"), "shares", str(cgroups.cpu_shares(spec.cpu_shares)))
+    if "io_weight" in cgroups.features:
         node(node(domain, "blkiotune"), "weight", str(spec.io_weight))
     add_partition(domain, partition)
     _add_boot(domain, spec, machine, image)
