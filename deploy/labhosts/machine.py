@@ -15,12 +15,22 @@ from pathlib import Path
 from deploy.labhosts.join import HostFiles, Slice, join, joined, note_code
 from deploy.labhosts.lab import programs_of_machine
 from deploy.steps import service
+from deploy.steps.files import write
 from deploy.steps.place import REPO, Place
 from deploy.steps.progress import Progress, SetupError, run
 from deploy.steps.supervisor import Supervisor
 
 HOME = Path("/var/lib/cenote")
 LIBVIRT_SECONDS = 40
+GUESTS_CONF = Path("/etc/default/libvirt-guests")
+GUESTS_TEXT = """# Written by the join. When the machine goes down, its guests are asked to shut down instead of losing power;
+# when it is back, the cloud starts those that are to run.
+URIS="qemu:///system lxc:///system"
+ON_BOOT=ignore
+ON_SHUTDOWN=shutdown
+PARALLEL_SHUTDOWN=100
+SHUTDOWN_TIMEOUT=60
+"""
 
 
 def main() -> int:
@@ -127,6 +137,9 @@ def _start_libvirt() -> Supervisor | None:
         run("systemctl", "stop", "libvirtd.service")
         run("systemctl", "enable", "--now", "libvirtd.socket", "libvirtd-tls.socket")
         run("systemctl", "enable", "--now", "libvirtd.service")
+        _keep(GUESTS_CONF)
+        write(GUESTS_CONF, GUESTS_TEXT, mode=0o644)
+        run("systemctl", "enable", "--now", "libvirt-guests.service")
     else:
         place = Place(state=HOME / "supervisor", venv=Place.here().venv, port=0)
         for folder in (place.private, place.log):
