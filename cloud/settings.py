@@ -214,3 +214,4 @@ HOST_DOWN_SECONDS = 45
 SWEEP_SECONDS = 5
 # How often all invariants are checked for the console.
 BOOKS_SECONDS = 300
+FLIGHT_RECORDER_MIB = env.int("CENOTE_FLIGHT_RECORDER_MIB", default=256)

@@ -4,7 +4,7 @@ from compute.models.alarm import Alarm
 from compute.models.allocation import Allocation
 from compute.models.book_check import BookCheck
 from compute.models.catalog import Flavor, Image, Keypair
-from compute.models.decision import Decision, HostRoster
+from compute.models.decision import Decision, FlightFrame, HostRoster
 from compute.models.domain import Domain
 from compute.models.grant import Grant, GrantLimit, GrantUse, SetAside
 from compute.models.host import Host, JoinToken
@@ -25,6 +25,7 @@ __all__ = [
     "Decision",
     "Domain",
     "Flavor",
+    "FlightFrame",
     "Grant",
     "GrantLimit",
     "GrantUse",

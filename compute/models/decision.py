@@ -13,6 +13,17 @@ class HostRoster(models.Model):
     host_ids = models.BinaryField(help_text="16 bytes for each id, sorted")
 
 
+class FlightFrame(models.Model):
+    """The hosts as a decision saw them: what differs from the parent frame's, packed. Written where a pool is recorded."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    parent = models.UUIDField(null=True, blank=True, help_text="null: all hosts")
+    pool = models.ForeignKey("compute.Pool", on_delete=models.CASCADE, related_name="+")
+    data = models.BinaryField(help_text="zlib of compute.scheduler.flight's JSON")
+    size = models.PositiveIntegerField(help_text="bytes of data")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+
 class Decision(TenantOwned):
     """One placement, of one instance or of a batch, or one refusal.
 
@@ -35,6 +46,7 @@ class Decision(TenantOwned):
     tally = models.JSONField(default=dict, help_text="filter -> number of hosts that it refused")
     roster = models.CharField(max_length=24, blank=True, help_text="digest of the HostRoster")
     record = models.BinaryField(default=bytes, help_text="who failed what, the best with their numbers")
+    frame = models.UUIDField(null=True, blank=True, help_text="the FlightFrame with the hosts as they were")
     summary = models.JSONField(default=list, help_text="sentences without host names")
     quota = models.JSONField(default=list, help_text="of a refusal by quota: each level's figures")
     remedies = models.JSONField(default=list)

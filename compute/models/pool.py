@@ -21,6 +21,7 @@ class Pool(models.Model):
     shared_storage_id = models.CharField(
         max_length=64, blank=True, help_text="marker of the storage all hosts must see"
     )
+    recording = models.BooleanField(default=False, help_text="whether the flight recorder keeps what decisions saw")
     version = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField(auto_now_add=True)
 

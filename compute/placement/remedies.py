@@ -15,8 +15,9 @@ from typing import Any, Final
 from compute.placement.give_back import quota_amounts
 from compute.placement.reservations import Reservation
 from compute.scheduler import remedies as scheduler
+from compute.scheduler.batch import plan_batch
 from compute.scheduler.capacity import room
-from compute.scheduler.model import RESOURCES, UNITS, Policy, Request, Resource, Resources
+from compute.scheduler.model import RESOURCES, UNITS, HostState, Policy, Request, Resource, Resources
 from compute.scheduler.ranking import rank
 from compute.scheduler.remedies import Change
 from compute.scheduler.snapshot import Snapshot
@@ -128,6 +129,14 @@ class Case:
             if line.room is not None and each[line.resource]
         ]
         return min([most, placeable, self._addresses(self.request), *rooms])
+
+    def chosen(self) -> list[HostState]:
+        """Return where each instance of a create that fits would go: reserved room first, then what is open to all."""
+        found = _reserved(self, self.snapshot, self.request, self.count)
+        rest = self.count - len(found)
+        if rest:
+            found += plan_batch(self.snapshot, self.request, self.policy, rest).hosts
+        return [self.snapshot.hosts[self.snapshot.row_of[host_id]] for host_id in found]
 
     def _addresses(self, request: Request) -> int:
         return self.addresses.get(request.pool_id or "", 0)
@@ -250,18 +259,23 @@ def _fits(case: Case, snapshot: Snapshot, request: Request, count: int) -> bool:
 
 def _drawn(case: Case, snapshot: Snapshot, request: Request, most: int) -> int:
     """Return how many of `most` such instances the tenant's own reservation takes."""
+    return len(_reserved(case, snapshot, request, most))
+
+
+def _reserved(case: Case, snapshot: Snapshot, request: Request, most: int) -> list[str]:
+    """Return the hosts where the tenant's own reservation would take instances, one after another, `most` at most."""
     reservation = case.reservations.get(request.pool_id or "")
     if reservation is None:
-        return 0
-    left, drawn = copy.deepcopy(reservation), 0
-    while drawn < most:
+        return []
+    left, chosen = copy.deepcopy(reservation), list[str]()
+    while len(chosen) < most:
         hosts = [snapshot.hosts[snapshot.row_of[host_id]] for host_id in left.free if host_id in snapshot.row_of]
         candidates = rank(left.lend(hosts, request.resources), request, case.policy).candidates
         if not candidates:
             break
         left.take(candidates[0].host_id, request.resources)
-        drawn += 1
-    return drawn
+        chosen.append(candidates[0].host_id)
+    return chosen
 
 
 def _bases(case: Case) -> list[tuple[AnyChange, ...]]:

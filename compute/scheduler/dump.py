@@ -53,14 +53,14 @@ def dump(hosts: Sequence[HostState] | Snapshot, request: Request, policy: Policy
     rows = hosts.hosts if isinstance(hosts, Snapshot) else hosts
     return {
         "version": DUMP_VERSION,
-        "hosts": [_plain(host) for host in sorted(rows, key=lambda host: host.id)],
-        "request": _plain(request),
+        "hosts": [plain(host) for host in sorted(rows, key=lambda host: host.id)],
+        "request": plain(request),
         "policy": {"name": policy.name, "weights": {name: policy.weight(name) for name in WEIGHER_NAMES}},
         "ranking": {
-            "candidates": [_plain(candidate) for candidate in ranking.candidates],
-            "refusals": [_plain(refusal) for refusal in ranking.refusals],
+            "candidates": [plain(candidate) for candidate in ranking.candidates],
+            "refusals": [plain(refusal) for refusal in ranking.refusals],
             "tally": [list(pair) for pair in ranking.tally],
-            "reasons": [_plain(reason) for reason in ranking.reasons],
+            "reasons": [plain(reason) for reason in ranking.reasons],
         },
     }
 
@@ -72,8 +72,8 @@ def load(data: Mapping[str, Any]) -> Recording:
             raise DumpError(f"dump version {data['version']}; this release reads {DUMP_VERSION}")
         ranking = data["ranking"]
         return Recording(
-            hosts=tuple(_host(host) for host in data["hosts"]),
-            request=_request(data["request"]),
+            hosts=tuple(read_host(host) for host in data["hosts"]),
+            request=read_request(data["request"]),
             policy=Policy(data["policy"]["name"], dict(data["policy"]["weights"])),
             ranking=Ranking(
                 candidates=tuple(Candidate(**candidate) for candidate in ranking["candidates"]),
@@ -95,19 +95,21 @@ def replay(data: Mapping[str, Any], *, policy: Policy | None = None) -> Ranking:
     return rank(recording.hosts, recording.request, policy or recording.policy)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value of the scheduler as JSON data; equal values give equal data."""
     if dataclasses.is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, frozenset):
         return sorted(value)
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Mapping):
         return dict(sorted(value.items()))
     return value
 
 
-def _host(data: Mapping[str, Any]) -> HostState:
+def read_host(data: Mapping[str, Any]) -> HostState:
+    """Return the host that `plain` made the data of. Raises KeyError, TypeError."""
     inventory = data["inventory"]
     return HostState(
         **{
@@ -125,6 +127,7 @@ def _host(data: Mapping[str, Any]) -> HostState:
     )
 
 
-def _request(data: Mapping[str, Any]) -> Request:
+def read_request(data: Mapping[str, Any]) -> Request:
+    """Return the request of its data; what is left out is at its default. Raises KeyError, TypeError."""
     sets = {name: frozenset(data.get(name, ())) for name in _REQUEST_SETS}
     return Request(**{**data, **sets, "resources": Resources(**data["resources"])})

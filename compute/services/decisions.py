@@ -15,6 +15,7 @@ from compute.placement.remedies import Offer
 from compute.scheduler import explain
 from compute.scheduler.model import WEIGHER_NAMES, Policy, Ranking, Request
 from compute.scheduler.record import pack, roster, roster_digest
+from compute.services.flight import record_frame
 from tenants.services.quota_forecast import QuotaEffect
 
 _stored_rosters: set[str] = set()
@@ -29,8 +30,12 @@ def record_placed(
     request: Request,
     policy: Policy,
     name: str,
+    recording: bool,
 ) -> None:
-    """Insert the decision about an instance or a batch, in the caller's transaction."""
+    """Insert the decision about an instance or a batch, in the caller's transaction.
+
+    `recording`: with the hosts as it saw them, for a replay.
+    """
     (first, host), *others = placed.hosts.items()
     best = placed.ranking.candidates
     Decision.unscoped.create(
@@ -41,7 +46,7 @@ def record_placed(
         host_id=host,
         plan=[[str(consumer), str(chosen)] for consumer, chosen in placed.hosts.items()] if others else [],
         passed_over=next((place for place, one in enumerate(best) if one.host_id == str(host)), 0) if not others else 0,
-        **_common(placed.ranking, request, policy, name, len(placed.hosts)),
+        **_common(placed.ranking, request, policy, name, len(placed.hosts), recording),
     )
 
 
@@ -55,6 +60,7 @@ def record_refused(
     name: str,
     count: int,
     remedies: Sequence[Offer],
+    recording: bool,
     quota: Sequence[QuotaEffect] = (),
 ) -> Decision:
     """Insert the decision of a refusal, with what would make it fit. The refused request's own work is rolled back."""
@@ -64,18 +70,23 @@ def record_refused(
         code=code,
         remedies=[offer.stored() for offer in remedies],
         quota=[_line(line) for line in quota],
-        **_common(ranking, request, policy, name, count),
+        **_common(ranking, request, policy, name, count, recording),
     )
     return decision
 
 
-def _common(ranking: Ranking, request: Request, policy: Policy, name: str, count: int) -> dict[str, Any]:
+def _common(
+    ranking: Ranking, request: Request, policy: Policy, name: str, count: int, recording: bool
+) -> dict[str, Any]:
     return {
         "request": {"name": name, "count": count, **_lean(request)},
         "policy": policy.name,
         "weights": {weigher: policy.weight(weigher) for weigher in WEIGHER_NAMES if policy.weight(weigher)},
         "hosts_seen": len(ranking.candidates) + len(ranking.refusals),
         "tally": dict(ranking.tally),
+        "frame": record_frame(pool_id=uuid.UUID(request.pool_id), ranking=ranking)
+        if recording and request.pool_id
+        else None,
         "roster": _roster(ranking),
         "record": pack(ranking, request),
         "summary": list(explain.tenant_summary(ranking)),

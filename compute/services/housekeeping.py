@@ -9,13 +9,14 @@ from django.db.models.functions import Now
 
 from compute.models import HostCall, Instance, JoinToken, Port
 from compute.placement.give_back import free_addresses
+from compute.services.flight import expire_frames
 
 CALL_DAYS = 7
 JOIN_TOKEN_DAYS = 30
 
 
 def expire() -> int:
-    """Delete settled host calls, dead join tokens, and addresses kept for a debt that is paid since.
+    """Delete settled host calls, dead join tokens, recorded frames beyond their room, and addresses kept for a debt that is paid since.
 
     Operations, decisions and audit events are history and stay.
     """
@@ -23,7 +24,7 @@ def expire() -> int:
         state__in=["answered", "superseded"], settled=True, created_at__lt=Now() - timedelta(days=CALL_DAYS)
     ).delete()
     tokens, _ = JoinToken.objects.filter(expires_at__lt=Now() - timedelta(days=JOIN_TOKEN_DAYS)).delete()
-    return calls + tokens + _paid_addresses()
+    return calls + tokens + expire_frames() + _paid_addresses()
 
 
 def _paid_addresses() -> int:

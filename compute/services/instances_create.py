@@ -151,7 +151,13 @@ def _create(
         operations.append(operation)
     metering.hold(tenant=tenant, usage=wanted.usage(), consumers=list(zip(ids, names, strict=True)))
     decisions.record_placed(
-        decision_id=decision_id, tenant_id=tenant.id, placed=outcome, request=request, policy=policy, name=names[0]
+        decision_id=decision_id,
+        tenant_id=tenant.id,
+        placed=outcome,
+        request=request,
+        policy=policy,
+        name=names[0],
+        recording=wanted.pool.recording,
     )
     # Last: the root tenant's row is shared by all of its tree and stays locked until the commit that follows.
     amounts = wanted.amounts(len(names))

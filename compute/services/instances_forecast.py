@@ -5,11 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-from compute.placement.remedies import Case, Offer, find_offers, shown_offers
+from compute.placement.remedies import Offer, find_offers, shown_offers
 from compute.scheduler import explain
 from compute.scheduler.ranking import rank
+from compute.selectors.prices import price_per_hour
 from compute.services.checks import check_tags, check_user_data
 from compute.services.instances_case import load_case
 from compute.services.instances_wanted import COUNT_LIMIT, Wanted, instance_names
@@ -28,11 +30,19 @@ class ForecastHost:
 
 
 @dataclass(frozen=True, slots=True)
+class ForecastPrice:
+    """What all instances together cost in an hour, at the prices of this moment."""
+
+    per_hour: Decimal
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """`refused_by`: the codes of the problems that a create would meet now, none where it `fits`.
 
     `how_many` such instances would be taken now, `COUNT_LIMIT` at most. `summary`, `remedies` and `quota` are safe for
-    the tenant; `hosts` are for operators.
+    the tenant; `hosts` are for operators. `price` None: the price book is empty.
     """
 
     fits: bool
@@ -42,6 +52,7 @@ class Forecast:
     summary: list[str]
     remedies: list[dict[str, Any]]
     quota: list[dict[str, Any]]
+    price: ForecastPrice | None
     hosts: list[ForecastHost]
 
 
@@ -82,14 +93,18 @@ def forecast_instances(
         summary=list(explain.tenant_summary(rank(case.snapshot, case.request, case.policy))),
         remedies=shown_offers([offer.stored() for offer in offers], visible),
         quota=shown_lines(case.quota, visible),
-        hosts=_hosts(case, names) if not refused_by else [],
+        price=_price(wanted, count),
+        hosts=[]
+        if refused_by
+        else [
+            ForecastHost(instance, uuid.UUID(host.id), host.name)
+            for instance, host in zip(names, case.chosen(), strict=True)
+        ],
     )
 
 
-def _hosts(case: Case, names: list[str]) -> list[ForecastHost]:
-    snapshot, found = case.snapshot, []
-    for name in names:
-        best = rank(snapshot, case.request, case.policy).candidates[0]
-        found.append(ForecastHost(name, uuid.UUID(best.host_id), best.host_name))
-        snapshot = snapshot.after(best.host_id, case.request.resources, group=case.request.group)
-    return found
+def _price(wanted: Wanted, count: int) -> ForecastPrice | None:
+    hourly = price_per_hour(flavor=wanted.flavor, pool=wanted.pool)
+    if hourly.currency is None:
+        return None
+    return ForecastPrice(per_hour=hourly.total * count, currency=hourly.currency)

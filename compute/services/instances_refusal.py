@@ -53,6 +53,7 @@ def record_refusal(
             name=name,
             count=count,
             remedies=offers,
+            recording=wanted.pool.recording,
             quota=case.quota if code == QuotaExceeded.code else (),
         )
     shown = shown_offers(decision.remedies, visible_tenant_ids(actor))

@@ -8,9 +8,10 @@ import pytest
 from django.db import connection
 
 from compute.models import Network, Pool
+from compute.services.grants import Terms, create_grant
 from tests.api.conftest import CallerMaker, World
 from tests.factories.compute import make_flavor, make_host, make_pool
-from tests.factories.tenants import make_tenant
+from tests.factories.tenants import SYSTEM, make_tenant
 
 DRY = "instances?dry_run=true"
 
@@ -140,6 +141,27 @@ def test_a_placement_remedy_that_the_quota_would_refuse_names_the_quota_too(worl
     assert [remedy["sentence"] for remedy in forecast["remedies"]] == [
         "Ask for at most 8 vCPU instead of 64 and raise the quota of acme by 1 instances."
     ]
+
+
+def test_a_reservation_is_room_and_a_limit_of_a_grant_refuses(world: World) -> None:
+    """The host's 8 vCPU: 5 are promised to acme, which may use 6 in this pool; the 3 others stand open to all."""
+    world.pool.host_losses = 0
+    world.pool.save()
+    terms = Terms(units=5, limits={"vcpus": 6})
+    create_grant(actor=SYSTEM, tenant=world.tenant, pool=world.pool, flavor=world.flavor, terms=terms)
+    mine = world.owner.ok("POST", DRY, world.order(count=6))
+    assert (mine["fits"], mine["how_many"]) == (True, 6)
+    placed = world.operator.ok("POST", DRY, world.order(count=6, tenant="acme"))["hosts"]
+    assert [place["name"] for place in placed] == [world.host.name] * 6
+    theirs = world.foreign.ok("POST", DRY, world.order(count=4))
+    assert (theirs["fits"], theirs["how_many"], theirs["refused_by"]) == (False, 3, ["no_valid_host"])
+    assert [remedy["body"] for remedy in theirs["remedies"]] == [{"count": 3}]
+    more = world.owner.ok("POST", DRY, world.order(count=7))
+    assert more["refused_by"] == ["quota_exceeded"]
+    assert "Raise the limit of acme in the pool lab by 1 vCPU." in [remedy["sentence"] for remedy in more["remedies"]]
+    world.owner.ok("POST", "instances", world.order(count=7), status=409)
+    world.foreign.ok("POST", "instances", world.order(count=4), status=409)
+    world.owner.ok("POST", "instances", world.order(count=6), status=202)
 
 
 @pytest.mark.parametrize("role", ["viewer"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import uuid
+from decimal import Decimal
 
 import pytest
 from django.db import transaction
@@ -14,6 +16,8 @@ from compute.scheduler.model import Policy, Ranking, Request, Resources
 from compute.scheduler.ranking import rank
 from compute.selectors.decisions import decision_of, explain_decision, list_decisions, shown_quota, shown_remedies
 from compute.services.instances_create import create_instances
+from compute.services.instances_forecast import ForecastPrice, forecast_instances
+from compute.services.prices import set_price
 from tenants.errors import PermissionDenied, QuotaExceeded
 from tenants.models import Tenant
 from tenants.scope import ALL
@@ -189,6 +193,16 @@ def test_moving_a_guest_is_offered_to_those_who_may_know_it(owner: Actor, tenant
         Host.objects.filter(name=name).update(used_vcpus=0, used_memory_mib=0, used_disk_gib=0)
         Host.objects.filter(name=other).update(used_vcpus=2, used_memory_mib=512, used_disk_gib=2)
     _create(owner, tenant, name="big", flavor="three")
+
+
+def test_a_forecast_names_the_price_of_all_instances_in_an_hour(owner: Actor, tenant: Tenant) -> None:
+    asked = {"name": "web", "flavor": "nano", "image": "tiny", "count": 3}
+    assert forecast_instances(actor=owner, tenant=tenant, **asked).price is None  # type: ignore[arg-type]
+    for resource, per_hour in (("vcpu", "0.01"), ("memory_gib", "0.004")):
+        set_price(actor=SYSTEM, resource=resource, per_hour=Decimal(per_hour), currency="EUR")
+    time.sleep(1.1)  # a price begins with the next whole second
+    price = forecast_instances(actor=owner, tenant=tenant, **asked).price  # type: ignore[arg-type]
+    assert price == ForecastPrice(Decimal("0.066"), "EUR")
 
 
 def test_tenants_may_not_read_the_record(owner: Actor, tenant: Tenant) -> None:

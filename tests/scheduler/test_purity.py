@@ -14,6 +14,7 @@ import compute.scheduler
 ROOM = Path(compute.scheduler.__file__).parent
 ALLOWED = {
     "__future__",
+    "base64",
     "collections",
     "compute",
     "dataclasses",

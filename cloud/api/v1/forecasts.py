@@ -14,6 +14,11 @@ class ForecastHostAnswer(Answer):
     name = serializers.CharField()
 
 
+class ForecastPriceAnswer(Answer):
+    per_hour = serializers.DecimalField(max_digits=24, decimal_places=6, help_text="all instances together")
+    currency = serializers.CharField()
+
+
 class ForecastAnswer(Answer):
     operator_only = ("hosts",)
 
@@ -24,4 +29,5 @@ class ForecastAnswer(Answer):
     summary = serializers.ListField(child=serializers.CharField(), help_text="sentences")
     remedies = RemedyAnswer(many=True, help_text="the smallest changes that would make it fit")
     quota = QuotaEffectAnswer(many=True, help_text="before and after, at every level that the caller sees")
+    price = ForecastPriceAnswer(allow_null=True, help_text="null: the price book is empty")
     hosts = ForecastHostAnswer(many=True, help_text="where they would go")

@@ -34,6 +34,8 @@ def _sentences(forecast: dict[str, Any]) -> list[str]:
     room = f"{forecast['how_many']}{' or more' if forecast['how_many'] == 100 else ''}"
     lines = [f"{'Fits' if forecast['fits'] else 'Refused'}: {forecast['count']} asked, {room} would be taken now."]
     lines += forecast["summary"]
+    if forecast["price"]:
+        lines.append(f"It costs {forecast['price']['per_hour']} {forecast['price']['currency']} an hour.")
     lines += [f"{place['instance']} would go to {place['name']}." for place in forecast.get("hosts", [])]
     lines += [f"It would fit with: {remedy['sentence']}" for remedy in forecast["remedies"]]
     return lines
