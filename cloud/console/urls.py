@@ -3,7 +3,19 @@
 from django.urls import include, path
 
 from cloud.console.admin import site
-from cloud.console.views import books, hosts, operations, overview, pools, prices, records, tenants, usage, users
+from cloud.console.views import (
+    books,
+    grants,
+    hosts,
+    operations,
+    overview,
+    pools,
+    prices,
+    records,
+    tenants,
+    usage,
+    users,
+)
 
 pages = [
     path("", overview.overview, name="overview"),
@@ -16,6 +28,9 @@ pages = [
     path("hosts/<uuid:host_id>/remove", hosts.act, {"verb": "remove"}, name="host-remove"),
     path("pools", pools.index, name="pools"),
     path("pools/<uuid:pool_id>/ratio", pools.ratio, name="pool-ratio"),
+    path("grants", grants.index, name="grants"),
+    path("grants/<uuid:grant_id>/change", grants.change, name="grant-change"),
+    path("grants/<uuid:grant_id>/end", grants.end, name="grant-end"),
     path("operations", operations.index, name="operations"),
     path("operations/<uuid:operation_id>", operations.detail, name="operation"),
     path("operations/<uuid:operation_id>/cancel", operations.act, {"verb": "cancel"}, name="operation-cancel"),

@@ -44,6 +44,7 @@ def _pages(cloud: Cloud) -> list[str]:
         "/console/usage",
         f"/console/usage?tenant={cloud.tenant.id}",
         "/console/prices",
+        "/console/grants",
         "/console/audit",
     ]
 

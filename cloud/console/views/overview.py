@@ -7,6 +7,7 @@ from django.views.decorators.http import require_safe
 
 from cloud.console.guard import for_operators
 from cloud.pages.live import render_live
+from compute.selectors.grants import list_alarms
 from compute.selectors.operations import list_operations, progress_of
 from compute.selectors.pools import list_hosts, list_pools
 from tenants.services.access import Actor
@@ -19,6 +20,7 @@ def overview(request: HttpRequest, actor: Actor) -> HttpResponse:
     up = [host for host in hosts if host.observed_state == "up"]
     open_now = list_operations(actor=actor, open_only=True)
     context = {
+        "alarms": list(list_alarms(actor=actor).order_by("-raised_at")[:20]),
         "pools": list(list_pools(actor=actor)),
         "hosts_up": len(up),
         "hosts": len(hosts),

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_safe
 from cloud.pages.live import render_live
 from cloud.portal.desk import SESSION_KEY, Desk, at_desk
 from compute.models import Instance
+from compute.selectors.grants import list_grants
 from compute.selectors.instances import list_instances, status_of
 from compute.selectors.operations import list_operations, progress_of
 from tenants.services import quotas
@@ -36,6 +37,9 @@ def home(request: HttpRequest, desk: Desk) -> HttpResponse:
             key=lambda line: MAIN_RESOURCES.index(line.resource),
         ),
         "other_lines": [line for line in lines if line.resource not in MAIN_RESOURCES],
+        "grants": list(
+            list_grants(actor=desk.actor, tenant_id=desk.tenant.id).filter(units__gt=0).order_by("pool__name")
+        ),
         "statuses": count_statuses(desk),
         "operations": [(operation, progress_of(operation)) for operation in recent],
     }

@@ -1,0 +1,50 @@
+"""Promises in the operators' console and on the tenant's first page."""
+
+from __future__ import annotations
+
+from compute.models import Grant, Host
+from compute.reconcilers import promises
+from tests.factories.compute import make_host
+from tests.portal.conftest import People
+from tests.sagas.conftest import Cloud
+
+
+def test_room_is_promised_changed_and_taken_back(people: People, cloud: Cloud) -> None:
+    make_host(cloud.pool)
+    operator = people.cloud_operator
+    values = {"tenant": str(cloud.tenant.id), "pool": cloud.pool.name, "unit": "small", "units": "2", "shares": "300"}
+    assert operator.post("/console/grants", values).status_code == 302
+    grant = Grant.unscoped.get()
+    assert (grant.units, grant.shares_vcpus) == (2, 300)
+    page = operator.get("/console/grants").content.decode()
+    assert "the policy&#x27;s losses" in page
+    assert "small" in page
+    operator.post(f"/console/grants/{grant.id}/change", {"units": "3"})
+    assert Grant.unscoped.get().units == 3
+    assert f"Reserved in {cloud.pool.name}" in people.owner.get("/").content.decode()
+    assert people.owner.post(f"/console/grants/{grant.id}/end").status_code == 404
+    operator.post(f"/console/grants/{grant.id}/end")
+    assert not Grant.unscoped.exists()
+
+
+def test_nonsense_is_said_beside_its_field(people: People, cloud: Cloud) -> None:
+    values = {"tenant": str(cloud.tenant.id), "pool": cloud.pool.name, "unit": "small", "units": "1", "shares": "100"}
+    for wrong, field in (({"tenant": "nobody"}, "tenant"), ({"units": "x"}, "units"), ({"shares": "0"}, "shares")):
+        answer = people.cloud_operator.post("/console/grants", values | wrong)
+        assert (answer.status_code, list(answer.context["form"].errors)) == (400, [field])
+    answer = people.cloud_operator.post("/console/grants", values | {"units": "999"})
+    assert answer.status_code == 400
+    assert "can be kept through the loss of any host" in answer.content.decode()
+    assert not Grant.unscoped.exists()
+
+
+def test_an_alarm_stands_on_the_first_page_and_names_the_tenant(people: People, cloud: Cloud) -> None:
+    other = make_host(cloud.pool)
+    values = {"tenant": str(cloud.tenant.id), "pool": cloud.pool.name, "unit": "small", "units": "2", "shares": "100"}
+    people.cloud_operator.post("/console/grants", values)
+    Host.objects.filter(id=other.id).update(observed_state="down")
+    promises.run()
+    for path in ("/console/", "/console/grants"):
+        page = people.cloud_operator.get(path).content.decode()
+        assert "Promise at risk" in page
+        assert cloud.tenant.name in page
