@@ -23,7 +23,7 @@ KNOWN_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A tenant, with all below it, on one host or in one pool. Rates in vCPU, smoothed over half a minute.
+    """A tenant, with all below it, on one host. Rates in vCPU, smoothed over half a minute.
 
     `shares` is what the tenant is given against its siblings, `applied` what the host's kernel holds. `wanted` is what ran
     and what was ready to run, at most the vCPUs of its guests; `entitled` is its part of all that was delivered (see
@@ -33,6 +33,17 @@ class Share:
     tenant: Tenant
     shares: int
     applied: int
+    delivered: float
+    wanted: float
+    entitled: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolShare:
+    """A tenant, with all below it, in one pool: sums over the hosts where it runs. As `Share`."""
+
+    pool: Pool
+    shares: int
     delivered: float
     wanted: float
     entitled: float
@@ -63,7 +74,7 @@ def read_host_shares(*, actor: Actor, host: Host) -> list[Share]:
     return sorted((share for _, share in _shares(hosts=[host.id])), key=lambda share: list(map(str, share.tenant.path)))
 
 
-def read_tenant_shares(*, actor: Actor, tenant: Tenant) -> list[tuple[Pool, Share]]:
+def read_tenant_shares(*, actor: Actor, tenant: Tenant) -> list[PoolShare]:
     """Return what a tenant got and is entitled to in each pool where its guests run, over all hosts, by the pools' names.
 
     Raises PermissionDenied, NotFound.
@@ -74,7 +85,7 @@ def read_tenant_shares(*, actor: Actor, tenant: Tenant) -> list[tuple[Pool, Shar
     for pool, share in _shares(hosts=hosts):
         if share.tenant == tenant:
             pools.setdefault(pool, []).append(share)
-    return [(pool, _sum_of(pools[pool])) for pool in sorted(pools, key=lambda pool: pool.name)]
+    return [_in_pool(pool, pools[pool]) for pool in sorted(pools, key=lambda pool: pool.name)]
 
 
 def _shares(*, hosts: Sequence[uuid.UUID]) -> list[tuple[Pool, Share]]:
@@ -126,11 +137,10 @@ def _on_one_host(
     ]
 
 
-def _sum_of(shares: Sequence[Share]) -> Share:
-    return Share(
-        tenant=shares[0].tenant,
+def _in_pool(pool: Pool, shares: Sequence[Share]) -> PoolShare:
+    return PoolShare(
+        pool=pool,
         shares=shares[0].shares,
-        applied=min(share.applied for share in shares),
         delivered=sum(share.delivered for share in shares),
         wanted=sum(share.wanted for share in shares),
         entitled=sum(share.entitled for share in shares),

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 
 from tests.api.conftest import World
+from tests.api.test_shares import add_share
 from tests.cli.conftest import Cli
 
 KEY = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0 " + bytes(range(32))).decode() + " me@here"
@@ -40,6 +41,16 @@ def test_hosts_and_pools(cli: Cli, world: World) -> None:
     assert cli("pool", "list", "-o", "name").out == "lab\n"
     assert cli("pool", "show", "lab", "--as-operator", "-o", "json").json["hosts_up"] == 1
     assert "permission_denied" in cli("host", "list", code=1).err
+
+
+def test_shares_of_a_host_and_of_a_tenant(cli: Cli, world: World) -> None:
+    add_share(world, world.tenant, 0.25)
+    header, line = cli("host", "shares", world.host.name, "--as-operator").out.splitlines()
+    assert header.split() == ["TENANT", "SHARES", "APPLIED", "DELIVERED", "WANTED", "ENTITLED"]
+    assert line.split() == ["acme", "100", "100", "0.25", "0.25", "0.25"]
+    assert cli("host", "shares", world.host.name, "--as-operator", "-o", "json").json[0]["delivered"] == 0.25
+    assert cli("usage", "shares").out.splitlines()[1].split() == ["lab", "100", "0.25", "0.25", "0.25"]
+    assert "permission_denied" in cli("host", "shares", world.host.name, code=1).err
 
 
 def test_tenants_quotas_members_tokens_and_users(cli: Cli, world: World) -> None:

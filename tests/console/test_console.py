@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from django.apps import apps
 from django.db import connection, transaction
+from django.db.models.functions import Now
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from compute.models import Decision, Host, Instance, JoinToken, Operation, Pool
+from compute.models import Decision, Host, HostShare, Instance, JoinToken, Operation, Pool
 from compute.services.console import request_console_log
 from tenants.models import Quota, Tenant, User
 from tenants.services import quotas
@@ -47,6 +48,30 @@ def _pages(cloud: Cloud) -> list[str]:
         "/console/grants",
         "/console/audit",
     ]
+
+
+def test_host_page_shows_who_got_less_than_it_is_entitled_to(people: People, cloud: Cloud) -> None:
+    other = make_tenant("rival-and-co")
+    cloud.create_running("the-guest")
+    for tenant, delivered in ((cloud.tenant, 0.1), (other, 0.9)):
+        HostShare.unscoped.create(
+            host=cloud.host,
+            tenant=tenant,
+            applied=100 if tenant == other else 7,
+            cpu_seconds=1,
+            waited_seconds=1,
+            at=1,
+            boot_id="boot",
+            delivered=delivered,
+            waited=0.9,
+            observed_at=Now(),
+        )
+    page = people.cloud_operator.get(f"/console/hosts/{cloud.host.id}").content.decode()
+    assert f"{cloud.tenant.name}: 0.10 of 0.50 vCPU entitled" in page
+    assert 'class="delivered short"' in page
+    assert "7 on the host" in page
+    assert "rival-and-co: 0.90 of 0.50 vCPU entitled" in page
+    assert "rival-and-co" not in people.owner.get("/usage").content.decode()
 
 
 def test_operators_see_every_page_and_nobody_else_any(people: People, cloud: Cloud) -> None:

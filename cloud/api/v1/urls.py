@@ -17,6 +17,7 @@ from cloud.api.v1.operations import Operations
 from cloud.api.v1.pools import Pools
 from cloud.api.v1.prices import Prices
 from cloud.api.v1.quotas import Quotas
+from cloud.api.v1.shares import Shares
 from cloud.api.v1.tenants import Tenants
 from cloud.api.v1.tokens import Tokens
 from cloud.api.v1.usage import ShowbackDoor, Usage
@@ -47,6 +48,7 @@ urlpatterns = [
     _collection("hosts/<str:reference>/actions/enable", Hosts, post="enable"),
     _collection("hosts/<str:reference>/actions/disable", Hosts, post="disable"),
     _collection("hosts/<str:reference>/actions/prove", Hosts, post="prove"),
+    _collection("hosts/<str:reference>/shares", Shares, get="of_host"),
     _collection("flavors", Flavors, get="list", post="create"),
     _collection("flavors/<str:reference>", Flavors, get="retrieve"),
     _collection("images", Images, get="list"),
@@ -69,6 +71,7 @@ urlpatterns = [
     _collection("decisions/<str:decision_id>/hosts", Decisions, get="hosts"),
     _collection("usage", Usage, get="list"),
     _collection("usage/showback", ShowbackDoor, get="list"),
+    _collection("usage/shares", Shares, get="of_tenant"),
     _collection("prices", Prices, get="list", post="create"),
     _collection("prices/<str:price_id>", Prices, delete="destroy"),
     _collection("grants", Grants, get="list", post="create"),

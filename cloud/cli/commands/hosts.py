@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,14 @@ COLUMNS = {
     "memory_mib": "used.memory_mib/capacity.memory_mib",
     "disk_gib": "used.disk_gib/capacity.disk_gib",
     "seen": "last_seen_at",
+}
+SHARE_COLUMNS = {
+    "tenant": "tenant.name",
+    "shares": "shares",
+    "applied": "applied",
+    "delivered": "delivered",
+    "wanted": "wanted",
+    "entitled": "entitled",
 }
 POOL_COLUMNS = {"name": "name", "description": "description", "age": "created_at"}
 POOL_FOR_OPERATORS = {
@@ -48,6 +56,18 @@ def list_hosts(session: Session, pool: Annotated[str | None, typer.Option(help="
 def show_host(session: Session, name: Name) -> None:
     """All about one host, with what it proved of itself."""
     session.one(session.client.get("hosts/" + quoted(name)))
+
+
+@command(app, "shares")
+def show_shares(session: Session, name: Name) -> None:
+    """CPU that tenants got there of late, against what they are entitled to."""
+    items = session.client.get(f"hosts/{quoted(name)}/shares")["items"]
+    session.rows(items if session.output in ("json", "yaml") else [in_vcpus(item) for item in items], SHARE_COLUMNS)
+
+
+def in_vcpus(item: dict[str, Any]) -> dict[str, Any]:
+    """Rates as people read them."""
+    return item | {rate: f"{item[rate]:.2f}" for rate in ("delivered", "wanted", "entitled")}
 
 
 @command(app, "enable", keyed=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cloud.cli.commands.hosts import in_vcpus
 from cloud.cli.commands.instances import quoted
 from cloud.cli.session import Session, command
 
@@ -26,6 +27,13 @@ COST_COLUMNS = {
     "hours": "quantity",
     "per_hour": "per_hour",
     "cost": "cost",
+}
+SHARE_COLUMNS = {
+    "pool": "pool.name",
+    "shares": "shares",
+    "delivered": "delivered",
+    "wanted": "wanted",
+    "entitled": "entitled",
 }
 PRICE_COLUMNS = {
     "resource": "resource",
@@ -79,6 +87,13 @@ def show_cost(
         return
     total = {"group_name": "total", "cost": f"{report['total']} {report['currency'] or ''}".rstrip()}
     session.rows([*report["lines"], total], COST_COLUMNS)
+
+
+@command(app, "shares")
+def show_shares(session: Session, tenant: Tenant = None) -> None:
+    """CPU that the tenant and all below it got of late in each pool, against what they are entitled to."""
+    items = session.client.get("usage/shares", tenant=tenant)["items"]
+    session.rows(items if session.output in ("json", "yaml") else [in_vcpus(item) for item in items], SHARE_COLUMNS)
 
 
 @command(price_app, "list")

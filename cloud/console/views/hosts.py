@@ -13,6 +13,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from cloud.console.guard import for_operators
 from cloud.pages.fields import Form
 from cloud.pages.live import render_live
+from cloud.pages.shares import host_bars
 from compute.selectors.instances import list_instances, status_of
 from compute.selectors.lookup import find_pool
 from compute.selectors.operations import list_operations, progress_of
@@ -40,6 +41,7 @@ def detail(request: HttpRequest, actor: Actor, host_id: uuid.UUID) -> HttpRespon
     recent = list_operations(actor=actor, target_id=host.id)[:6]
     context = {
         "host": host,
+        "share_bars": host_bars(actor=actor, host=host),
         "instances": [(instance, status_of(instance)) for instance in instances],
         "operations": [(operation, progress_of(operation)) for operation in recent],
     }

@@ -6,6 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from cloud.pages.shares import pool_bars
 from cloud.pages.usage import usage_context, usage_lines
 from cloud.portal.desk import Desk, at_desk
 
@@ -14,7 +15,8 @@ from cloud.portal.desk import Desk, at_desk
 @at_desk
 def usage(request: HttpRequest, desk: Desk) -> HttpResponse:
     context = usage_context(request, desk.actor, desk.tenant)
-    return render(request, "portal/usage.html", {**context, "desk": desk})
+    bars = pool_bars(actor=desk.actor, tenant=desk.tenant)
+    return render(request, "portal/usage.html", {**context, "desk": desk, "share_bars": bars})
 
 
 @require_safe
