@@ -29,6 +29,7 @@ urlpatterns = [
     path("tenants/switch", tenants.switch, name="tenant-switch"),
     path("instances", instances.index, name="instances"),
     path("instances/new", create.new, name="instance-new"),
+    path("instances/new/forecast", create.forecast, name="instance-forecast"),
     path("instances/<uuid:instance_id>", instances.detail, name="instance"),
     path("instances/<uuid:instance_id>/console", instances.detail, {"tab": "console"}, name="instance-console"),
     path("instances/<uuid:instance_id>/activity", instances.detail, {"tab": "activity"}, name="instance-activity"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -207,6 +208,11 @@ def resource_label(resource: str) -> str:
 @register.filter
 def resource_unit(resource: str) -> str:
     return _RESOURCES.get(resource, ("", ""))[1]
+
+
+@register.filter
+def as_json(value: Any) -> str:
+    return json.dumps(value)
 
 
 @register.filter

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_http_methods, require_safe
 
 from cloud.pages.fields import Form, whole_number
 from cloud.portal.desk import Desk, at_desk
 from cloud.portal.views.dashboard import MAIN_RESOURCES
+from compute.errors import InvalidState
 from compute.selectors.catalog import list_flavors, list_images, list_keypairs
 from compute.selectors.pools import list_pools
 from compute.services.instances_create import create_instances
+from compute.services.instances_forecast import forecast_instances
 from tenants.errors import DomainError, InvalidInput
 from tenants.services import quotas
 from tenants.services.access import authorize
@@ -41,6 +45,9 @@ def new(request: HttpRequest, desk: Desk) -> HttpResponse:
     if request.method == "POST":
         form.values = {name: request.POST.get(name, "") for name in form.values}
         form.values["keypairs"] = request.POST.getlist("keypairs")
+    if "apply" in request.POST:
+        form.values |= _remedied(request.POST["apply"], {pool.name: str(pool.id) for pool in pools})
+    elif request.method == "POST":
         try:
             created = create_instances(
                 actor=desk.actor,
@@ -73,6 +80,46 @@ def new(request: HttpRequest, desk: Desk) -> HttpResponse:
         "lines": sorted(lines, key=lambda line: MAIN_RESOURCES.index(line.resource)),
     }
     return render(request, "portal/instances/new.html", context, status=400 if form.errors or form.refusal else 200)
+
+
+@require_safe
+@at_desk
+def forecast(request: HttpRequest, desk: Desk) -> HttpResponse:
+    """What the create would meet, while its form is being filled in; empty as long as that cannot be told."""
+    try:
+        found = forecast_instances(
+            actor=desk.actor,
+            tenant=desk.tenant,
+            name="forecast",
+            image=request.GET.get("image", ""),
+            flavor=request.GET.get("flavor", ""),
+            pool=request.GET.get("pool") or None,
+            count=_count(request.GET.get("count", "")),
+        )
+    except (InvalidInput, InvalidState):
+        return render(request, "portal/instances/_forecast.html", {"forecast": None})
+    own = [line for line in found.quota if line["resource"] == "instances" and line["limit"] is not None]
+    tightest = min(own, key=lambda line: line["limit"] - line["after"], default=None)
+    context = {
+        "forecast": found,
+        "instances_left": tightest["limit"] - tightest["after"] if tightest else None,
+        "instances_limit": tightest["limit"] if tightest else None,
+    }
+    return render(request, "portal/instances/_forecast.html", context)
+
+
+def _remedied(text: str, pools: dict[str, str]) -> dict[str, str]:
+    """Return the form's values that a remedy changes; `pools`: name -> id, as the form knows them. Nonsense changes nothing."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(body, dict):
+        return {}
+    values = {name: str(body[name]) for name in ("flavor", "pool", "count") if isinstance(body.get(name), str | int)}
+    if "pool" in values:
+        values["pool"] = pools.get(values["pool"], values["pool"])
+    return values
 
 
 def _count(text: str) -> int:
