@@ -61,6 +61,12 @@ class Host(models.Model):
     node_token_hash = models.CharField(max_length=64, blank=True, db_index=True)
     token = models.BigIntegerField(default=0, help_text="fencing token of calls whose target is the host itself")
     version = models.PositiveIntegerField(default=1)
+    changed_in = models.BigIntegerField(
+        default=0,
+        editable=False,
+        db_index=True,
+        help_text="transaction that changed what scheduling sees; by a trigger",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -8,16 +8,18 @@ reservation, the grants'.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
-from django.db.models import F
+from django.db import connection
 
 from compute.models import Allocation, Grant, Host
-from compute.placement.loader import host_inventory, host_used
+from compute.placement.loader import HOST_COLUMNS, HOST_TABLES, host_from_row
 from compute.placement.reservations import NOTHING, ReservationUsedUp, draw, fill, lock_chain
 from compute.scheduler.capacity import fits
-from compute.scheduler.model import Resources
+from compute.scheduler.model import HostState, Resources
+from tenants.models.ids import new_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,30 @@ class ClaimRefused(Exception):
     """The host no longer takes the request: it filled up or left service between ranking and claim."""
 
 
+# No key of a host ever changes, so those who only point at it (foreign keys) need not wait; the pool's row is read, not
+# locked, or all hosts of a pool would queue behind one another.
+_LOCK: Final = "FOR NO KEY UPDATE OF h"
+_LOCK_IF_FREE: Final = "FOR NO KEY UPDATE OF h SKIP LOCKED"
+_HOSTS: Final = " ".join(("SELECT", HOST_COLUMNS, "FROM", HOST_TABLES, "WHERE h.id = ANY(%s)"))
+_WRITE: Final = """
+WITH allocated AS (
+    INSERT INTO compute_allocation (id, host_id, consumer_type, consumer_id, grant_id, vcpus, memory_mib, disk_gib,
+                                    created_at)
+    SELECT a.id, %(host)s, 'instance', a.consumer, a.grant_id, a.vcpus, a.memory_mib, a.disk_gib, statement_timestamp()
+    FROM unnest(%(ids)s::uuid[], %(consumers)s::uuid[], %(grants)s::uuid[], %(vcpus)s::int[], %(memory)s::int[],
+                %(disk)s::int[]) AS a(id, consumer, grant_id, vcpus, memory_mib, disk_gib)
+)
+"""
+_MOVE: Final = """
+UPDATE compute_host SET
+    used_vcpus = used_vcpus + %(used_vcpus)s, used_memory_mib = used_memory_mib + %(used_memory)s,
+    used_disk_gib = used_disk_gib + %(used_disk)s, used_instances = used_instances + %(instances)s,
+    held_vcpus = held_vcpus + %(held_vcpus)s, held_memory_mib = held_memory_mib + %(held_memory)s,
+    held_disk_gib = held_disk_gib + %(held_disk)s
+WHERE id = %(host)s
+"""
+
+
 def claim(*, wanted: Mapping[uuid.UUID, Seat]) -> None:
     """Allocate for each consumer instance id -> seat, or raise ClaimRefused for all.
 
@@ -44,15 +70,71 @@ def claim(*, wanted: Mapping[uuid.UUID, Seat]) -> None:
     per_host: dict[uuid.UUID, dict[uuid.UUID, Seat]] = {}
     for consumer, seat in wanted.items():
         per_host.setdefault(seat.host_id, {})[consumer] = seat
-    # `of=("self",)`: the pool's row is read, not locked, or all hosts of a pool would queue behind one another.
-    locked = Host.objects.select_for_update(of=("self",)).select_related("pool").filter(id__in=per_host).order_by("id")
-    hosts = {host.id: host for host in locked}
+    hosts = {host.id: host for host in _locked(f"{_HOSTS} ORDER BY h.id {_LOCK}", [list(per_host)])}
     drawn: dict[uuid.UUID, int] = {}
     for host_id in sorted(per_host):
-        host = hosts.get(host_id)
-        if host is None or host.admin_state != "enabled" or host.observed_state != "up":
-            raise ClaimRefused(f"host {host_id} left service")
-        _take(host, per_host[host_id], drawn)
+        _take(hosts.get(str(host_id)), per_host[host_id], drawn)
+    _draw(drawn)
+
+
+def claim_first(*, consumer: uuid.UUID, seats: Sequence[Seat]) -> Seat | None:
+    """Allocate the first of the seats whose host nobody else holds at this moment; None where all are held, or gone.
+
+    As `claim`, but never waits: schedulers that like the same host best take the next best rather than a place in its
+    queue. Raises ClaimRefused where that host no longer takes the request.
+    """
+    order = [seat.host_id for seat in seats]
+    sql = f"{_HOSTS} ORDER BY array_position(%s, h.id) LIMIT 1 {_LOCK_IF_FREE}"
+    found = _locked(sql, [order, order])
+    if not found:
+        return None
+    seat = next(seat for seat in seats if str(seat.host_id) == found[0].id)
+    drawn: dict[uuid.UUID, int] = {}
+    _take(found[0], {consumer: seat}, drawn)
+    _draw(drawn)
+    return seat
+
+
+def _locked(sql: str, parameters: list[Any]) -> list[HostState]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return [host_from_row(row) for row in cursor.fetchall()]
+
+
+def _take(host: HostState | None, seats: Mapping[uuid.UUID, Seat], drawn: dict[uuid.UUID, int]) -> None:
+    """Write the allocations of one locked host; add what its seats draw to `drawn`, grant id -> units."""
+    if host is None or host.admin_state != "enabled" or host.observed_state != "up":
+        raise ClaimRefused("the host left service")
+    open_to_all, reserved = NOTHING, NOTHING
+    for seat in seats.values():
+        if seat.grant_id is None:
+            open_to_all = open_to_all + seat.resources
+        else:
+            reserved = reserved + seat.resources
+    if fits(host.inventory, host.used, open_to_all):
+        raise ClaimRefused(f"host {host.id} filled up")
+    host_id = uuid.UUID(host.id)
+    for seat in seats.values():
+        if seat.grant_id is not None:
+            try:
+                more = fill(host_id=host_id, grant=Grant.unscoped.get(id=seat.grant_id), amount=seat.resources)
+            except (ReservationUsedUp, Grant.DoesNotExist) as error:
+                raise ClaimRefused(str(error)) from None
+            drawn[seat.grant_id] = drawn.get(seat.grant_id, 0) + more
+    allocated: dict[str, Any] = {
+        "ids": [new_id() for _ in seats],
+        "consumers": list(seats),
+        "grants": [seat.grant_id for seat in seats.values()],
+        "vcpus": [seat.resources.vcpus for seat in seats.values()],
+        "memory": [seat.resources.memory_mib for seat in seats.values()],
+        "disk": [seat.resources.disk_gib for seat in seats.values()],
+    }
+    moved = _moved(host_id, used=open_to_all + reserved, held=NOTHING - reserved, instances=len(seats))
+    with connection.cursor() as cursor:
+        cursor.execute(_WRITE + _MOVE, {**allocated, **moved})
+
+
+def _draw(drawn: Mapping[uuid.UUID, int]) -> None:
     for grant_id in sorted(drawn):
         try:
             draw(chain=lock_chain(grant_id), units=drawn[grant_id])
@@ -60,50 +142,23 @@ def claim(*, wanted: Mapping[uuid.UUID, Seat]) -> None:
             raise ClaimRefused(str(error)) from None
 
 
-def _take(host: Host, seats: Mapping[uuid.UUID, Seat], drawn: dict[uuid.UUID, int]) -> None:
-    """Write the allocations of one locked host; add what its seats draw to `drawn`, grant id -> units."""
-    open_to_all, reserved = NOTHING, NOTHING
-    for seat in seats.values():
-        if seat.grant_id is None:
-            open_to_all = open_to_all + seat.resources
-        else:
-            reserved = reserved + seat.resources
-    if fits(host_inventory(host), host_used(host), open_to_all):
-        raise ClaimRefused(f"host {host.id} filled up")
-    for seat in seats.values():
-        if seat.grant_id is not None:
-            try:
-                more = fill(host_id=host.id, grant=Grant.unscoped.get(id=seat.grant_id), amount=seat.resources)
-            except (ReservationUsedUp, Grant.DoesNotExist) as error:
-                raise ClaimRefused(str(error)) from None
-            drawn[seat.grant_id] = drawn.get(seat.grant_id, 0) + more
-    Allocation.objects.bulk_create(
-        Allocation(
-            host_id=host.id,
-            consumer_type="instance",
-            consumer_id=consumer,
-            grant_id=seat.grant_id,
-            vcpus=seat.resources.vcpus,
-            memory_mib=seat.resources.memory_mib,
-            disk_gib=seat.resources.disk_gib,
-        )
-        for consumer, seat in seats.items()
-    )
-    total = open_to_all + reserved
-    _move(host.id, used=total, held=NOTHING - reserved, instances=len(seats))
+def _moved(host_id: uuid.UUID, *, used: Resources, held: Resources, instances: int) -> dict[str, Any]:
+    return {
+        "host": host_id,
+        "used_vcpus": used.vcpus,
+        "used_memory": used.memory_mib,
+        "used_disk": used.disk_gib,
+        "held_vcpus": held.vcpus,
+        "held_memory": held.memory_mib,
+        "held_disk": held.disk_gib,
+        "instances": instances,
+    }
 
 
 def _move(host_id: uuid.UUID, *, used: Resources, held: Resources, instances: int) -> None:
     """Add to a host's sums."""
-    Host.objects.filter(id=host_id).update(
-        used_vcpus=F("used_vcpus") + used.vcpus,
-        used_memory_mib=F("used_memory_mib") + used.memory_mib,
-        used_disk_gib=F("used_disk_gib") + used.disk_gib,
-        used_instances=F("used_instances") + instances,
-        held_vcpus=F("held_vcpus") + held.vcpus,
-        held_memory_mib=F("held_memory_mib") + held.memory_mib,
-        held_disk_gib=F("held_disk_gib") + held.disk_gib,
-    )
+    with connection.cursor() as cursor:
+        cursor.execute(_MOVE, _moved(host_id, used=used, held=held, instances=instances))
 
 
 def release(*, consumer_type: str, consumer_id: uuid.UUID) -> bool:
@@ -113,7 +168,11 @@ def release(*, consumer_type: str, consumer_id: uuid.UUID) -> bool:
     """
     held_by = Allocation.objects.filter(consumer_type=consumer_type, consumer_id=consumer_id)
     # Hosts first, as everybody does: whoever re-arranges promises holds them while it writes allocations.
-    hosts = Host.objects.select_for_update(of=("self",)).filter(id__in=held_by.values("host_id")).order_by("id")
+    hosts = (
+        Host.objects.select_for_update(no_key=True, of=("self",))
+        .filter(id__in=held_by.values("host_id"))
+        .order_by("id")
+    )
     list(hosts.values_list("id"))
     rows = list(held_by.select_for_update())
     for row in rows:

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from django.db import transaction
 
-from compute.placement.claims import ClaimRefused, Seat, claim
-from compute.placement.loader import load_hosts
+from compute.placement.claims import ClaimRefused, Seat, claim, claim_first
+from compute.placement.kept import KEPT
 from compute.placement.reservations import Reservation
-from compute.scheduler.model import HostState, Policy, Ranking, Request
+from compute.scheduler.model import Policy, Ranking, Request
 from compute.scheduler.ranking import rank
+from compute.scheduler.snapshot import Snapshot
 
 _ROUNDS = 12
+_BEST = 16  # how far down the list a claim goes rather than wait for a host that is being claimed by others
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where each consumer went, the ranking of the first of them, and how many hosts were looked at."""
+    """Where each consumer went, and the ranking of the first of them."""
 
     hosts: dict[uuid.UUID, uuid.UUID]
     ranking: Ranking
-    hosts_seen: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """No host takes the `failed_at`-th consumer (0-based). The snapshot is kept so that remedies can be worked out."""
+    """No host takes one of the consumers: the ranking of the first that found none."""
 
     ranking: Ranking
-    hosts: tuple[HostState, ...]
-    failed_at: int
 
 
 def place(
@@ -42,26 +41,22 @@ def place(
 
     What the tenant at the end of `tenant_path` (root first) has reserved is drawn first, then the room that nobody has
     reserved. A host that refuses at claim time is passed over for the next candidate; several consumers are planned
-    together and locked in id order, so that two batches cannot deadlock. Each round reads a fresh snapshot: a refusal
-    is final only when a snapshot itself holds no candidate, so a full host never hides a free one.
+    together and locked in id order, so that two batches cannot deadlock. Each round looks anew: a refusal is final only
+    when a look finds no candidate, so a full host never hides a free one.
     """
     pool_id = uuid.UUID(request.pool_id) if request.pool_id else None
     for _ in range(_ROUNDS):
-        hosts = load_hosts(pool_id=pool_id)
+        snapshot = KEPT.look(pool_id)
         reservation = Reservation.load(pool_id=pool_id, tenant_path=tenant_path) if pool_id and tenant_path else None
-        plan = _plan(consumers, request, policy, hosts, reservation)
+        plan = _plan(consumers, request, policy, snapshot, reservation)
         if isinstance(plan, Refused):
             return plan
-        for seats in _attempts(plan, consumers, request):
-            try:
-                with transaction.atomic():
-                    claim(wanted=seats)
-            except ClaimRefused:
-                continue
+        seats = _claim_batch(plan) if len(consumers) > 1 else _claim_one(consumers[0], plan)
+        if seats is not None:
             chosen = {consumer: seat.host_id for consumer, seat in seats.items()}
-            return Placed(hosts=chosen, ranking=plan.ranking, hosts_seen=len(hosts))
+            return Placed(hosts=chosen, ranking=plan.ranking)
     # Refused by every candidate in every round while snapshots still show room: others are faster. Say so by ranking.
-    return Refused(ranking=plan.ranking, hosts=hosts, failed_at=0)
+    return Refused(ranking=plan.ranking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,50 +67,73 @@ class _Plan:
     ranking: Ranking
 
 
-def _attempts(plan: _Plan, consumers: Sequence[uuid.UUID], request: Request) -> Iterator[dict[uuid.UUID, Seat]]:
-    """One consumer walks down the whole list before reading again: under a rush most of the best have just filled up."""
-    if len(consumers) > 1:
-        yield plan.seats
-        return
-    seat = plan.seats[consumers[0]]
+def _claim_batch(plan: _Plan) -> dict[uuid.UUID, Seat] | None:
+    try:
+        with transaction.atomic():
+            claim(wanted=plan.seats)
+    except ClaimRefused:
+        return None
+    return plan.seats
+
+
+def _claim_one(consumer: uuid.UUID, plan: _Plan) -> dict[uuid.UUID, Seat] | None:
+    """Claim the best host that is free of other claims at this moment; where the best few are not, wait for them in turn.
+
+    One consumer walks down the whole list before reading again: under a rush most of the best have just filled up.
+    """
+    planned = plan.seats[consumer]
+    best = [replace(planned, host_id=uuid.UUID(one.host_id)) for one in plan.ranking.candidates[:_BEST]]
+    try:
+        with transaction.atomic():
+            seat = claim_first(consumer=consumer, seats=best)
+    except ClaimRefused:
+        seat = None
+    if seat is not None:
+        return {consumer: seat}
     for candidate in plan.ranking.candidates:
-        yield {consumers[0]: Seat(uuid.UUID(candidate.host_id), request.resources, seat.grant_id)}
+        seat = replace(planned, host_id=uuid.UUID(candidate.host_id))
+        try:
+            with transaction.atomic():
+                claim(wanted={consumer: seat})
+        except ClaimRefused:
+            continue
+        return {consumer: seat}
+    return None
 
 
 def _plan(
     consumers: Sequence[uuid.UUID],
     request: Request,
     policy: Policy,
-    hosts: tuple[HostState, ...],
+    snapshot: Snapshot,
     reservation: Reservation | None,
 ) -> _Plan | Refused:
     """Place all consumers on the snapshot in memory."""
     seats: dict[uuid.UUID, Seat] = {}
     first: Ranking | None = None
-    current = {host.id: host for host in hosts}
-    for index, consumer in enumerate(consumers):
-        ranking, drawn = _rank(tuple(current.values()), request, policy, reservation)
+    current = snapshot
+    for consumer in consumers:
+        ranking, drawn = _rank(current, request, policy, reservation)
         first = first or ranking
         if not ranking.candidates:
-            return Refused(ranking=ranking, hosts=hosts, failed_at=index)
+            return Refused(ranking=ranking)
         best = ranking.candidates[0].host_id
-        if drawn is None:
-            host = current[best]
-            current[best] = replace(host, used=host.used + request.resources, instances=host.instances + 1)
-        else:
+        if drawn is not None:
             # Set-aside room counts as used already.
             drawn.take(best, request.resources)
+        elif len(consumers) > 1:
+            current = current.after(best, request.resources)
         seats[consumer] = Seat(uuid.UUID(best), request.resources, drawn.grant_id if drawn else None)
     assert first is not None
     return _Plan(seats, first)
 
 
 def _rank(
-    hosts: tuple[HostState, ...], request: Request, policy: Policy, reservation: Reservation | None
+    snapshot: Snapshot, request: Request, policy: Policy, reservation: Reservation | None
 ) -> tuple[Ranking, Reservation | None]:
     """Rank the hosts with room of the tenant's own where one of them can take the request, else all."""
     if reservation is not None:
-        ranking = rank(reservation.lend(hosts, request.resources), request, policy)
+        ranking = rank(reservation.lend(snapshot.hosts, request.resources), request, policy)
         if ranking.candidates:
             return ranking, reservation
-    return rank(hosts, request, policy), None
+    return rank(snapshot, request, policy), None

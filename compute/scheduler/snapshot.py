@@ -1,6 +1,6 @@
 """Hosts kept column by column, so that one request is ranked over thousands of them in a few array operations.
 
-A snapshot is immutable. `after` and `with_host` give a new one that shares what did not change.
+A snapshot is immutable. `after`, `with_host` and `with_hosts` give a new one that shares what did not change.
 """
 
 from __future__ import annotations
@@ -101,23 +101,49 @@ class Snapshot:
 
     def with_host(self, host: HostState) -> Snapshot:
         """Return the snapshot with the host of this id replaced, added at the end if it is new."""
-        row = self.row_of.get(host.id)
-        if row is None:
-            return Snapshot.from_hosts((*self.hosts, host))
-        before = self.hosts[row]
-        hosts = (*self.hosts[:row], host, *self.hosts[row + 1 :])
-        if _lasting(before) != _lasting(host):
+        return self.with_hosts((host,))
+
+    def with_hosts(self, changed: Iterable[HostState]) -> Snapshot:
+        """Return the snapshot with the hosts of these ids replaced, new ones added at the end.
+
+        One copy of each column that changes, however many hosts did. Of several with one id the last counts.
+        """
+        rows = list(self.hosts)
+        fresh: dict[str, HostState] = {}
+        rows_changed: dict[int, HostState] = {}
+        for host in changed:
+            row = self.row_of.get(host.id)
+            if row is None:
+                fresh[host.id] = host
+            else:
+                rows[row] = rows_changed[row] = host
+        hosts = (*rows, *fresh.values())
+        if fresh or any(_lasting(self.hosts[row]) != _lasting(host) for row, host in rows_changed.items()):
             return Snapshot.from_hosts(hosts)
-        capacity = host.inventory.capacity()
+        if not rows_changed:
+            return self
+        capacities = {row: host.inventory.capacity() for row, host in rows_changed.items()}
+        admin_states, observed_states, groups = self.admin_states, self.observed_states, self.groups
+        for row, host in rows_changed.items():
+            before = self.hosts[row]
+            admin_states = _moved(admin_states, row, before.admin_state, host.admin_state)
+            observed_states = _moved(observed_states, row, before.observed_state, host.observed_state)
+            groups = _regrouped(groups, row, before.group_counts, host.group_counts)
         return replace(
             self,
             hosts=hosts,
-            capacity={name: _patched(self.capacity[name], row, getattr(capacity, name)) for name in RESOURCES},
-            used={name: _patched(self.used[name], row, getattr(host.used, name)) for name in RESOURCES},
-            admin_states=_moved(self.admin_states, row, before.admin_state, host.admin_state),
-            observed_states=_moved(self.observed_states, row, before.observed_state, host.observed_state),
-            load=_patched(self.load, row, host.load),
-            groups=_regrouped(self.groups, row, before.group_counts, host.group_counts),
+            capacity={
+                name: _patched(self.capacity[name], {row: getattr(each, name) for row, each in capacities.items()})
+                for name in RESOURCES
+            },
+            used={
+                name: _patched(self.used[name], {row: getattr(host.used, name) for row, host in rows_changed.items()})
+                for name in RESOURCES
+            },
+            admin_states=admin_states,
+            observed_states=observed_states,
+            load=_patched(self.load, {row: host.load for row, host in rows_changed.items()}),
+            groups=groups,
         )
 
 
@@ -161,11 +187,12 @@ def _at(rows: list[int], length: int) -> Flags:
     return flags
 
 
-def _patched(column: Column, row: int, value: float) -> Column:
-    if column[row] == value:
+def _patched(column: Column, values: Mapping[int, float]) -> Column:
+    if all(column[row] == value for row, value in values.items()):
         return column
     changed = column.copy()
-    changed[row] = value
+    for row, value in values.items():
+        changed[row] = value
     return changed
 
 
@@ -175,8 +202,8 @@ def _moved(states: Mapping[str, Flags], row: int, before: str, now: str) -> Mapp
     nobody = np.zeros_like(states[before])
     return {
         **states,
-        before: _patched(states[before], row, False),
-        now: _patched(states.get(now, nobody), row, True),
+        before: _patched(states[before], {row: False}),
+        now: _patched(states.get(now, nobody), {row: True}),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Final, cast
 
 from compute.models import Flavor, Instance, Network
 from compute.placement import limits
-from compute.placement.loader import load_hosts
+from compute.placement.kept import KEPT
 from compute.placement.remedies import Case, Guest, Size
 from compute.placement.reservations import Reservation
 from compute.scheduler.model import Request, Resources
@@ -31,8 +31,10 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
     own = str(wanted.pool.id)
     pools = first if all_pools else {own: first[own]}
     left = addresses_left(pools.values())
-    hosts = load_hosts(pool_id=None if len(pools) > 1 else wanted.pool.id)
-    snapshot = Snapshot.from_hosts(host for host in hosts if host.pool_id in pools)
+    if len(pools) == 1:
+        snapshot = KEPT.look(wanted.pool.id)
+    else:
+        snapshot = Snapshot.from_hosts(host for host in KEPT.look(None).hosts if host.pool_id in pools)
     request, policy = wanted.request(), wanted.policy()
     flavors = Flavor.objects.filter(active=True, kind__in=["", wanted.image.kind])
     return Case(

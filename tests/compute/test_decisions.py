@@ -11,7 +11,7 @@ from django.db import transaction
 
 from compute.errors import NoAddressLeft, NoValidHost
 from compute.models import Decision, Host, HostRoster, Instance, Network
-from compute.placement.loader import load_hosts
+from compute.placement.kept import KEPT
 from compute.scheduler.model import Policy, Ranking, Request, Resources
 from compute.scheduler.ranking import rank
 from compute.selectors.decisions import decision_of, explain_decision, list_decisions, shown_quota, shown_remedies
@@ -56,7 +56,7 @@ def _create(owner: Actor, tenant: Tenant, **fields: object) -> list[Instance]:
 
 
 def _ranked(vcpus: int = 2) -> Ranking:
-    hosts = load_hosts()
+    hosts = KEPT.look(None).hosts
     request = Request("vm", Resources(vcpus, 512, 1), pool_id=hosts[0].pool_id)
     return rank(hosts, request, Policy("spread"))
 

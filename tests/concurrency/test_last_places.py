@@ -124,7 +124,7 @@ def test_with_hosts_root_and_branches_short_at_once_nobody_is_refused_who_had_ro
     for number, answer in enumerate(answers):
         if answer.json().get("code") == "quota_exceeded":
             assert poor.id in tenants[number % len(tenants)].path, "refused by a limit that is not above it"
-    early = Decision.unscoped.filter(outcome="refused", created_at__lt=_last_place_taken())
+    early = Decision.unscoped.filter(code="no_valid_host", created_at__lt=_last_place_taken())
     assert early.count() == 0
 
 
