@@ -23,6 +23,8 @@ def _finish_failed(context: Context, error: dict[str, str]) -> None:
     instance = Instance.unscoped.select_for_update(no_key=True).get(id=context.target_id)
     give_back(instance=instance)
     free_addresses(instance=instance)
+    # A listing taken while it still ran would say so until the next one; what a host still owes is a stray from now on.
+    instance.domains.all().delete()
     move(instance, "failed", host=None, error={"code": error["code"], "message": error["message"]})
 
 
