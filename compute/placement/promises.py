@@ -183,4 +183,6 @@ def _adopt_one(row: Allocation, grant: Grant, host: Host, reserved: dict[uuid.UU
     host.held_vcpus += held.vcpus
     host.held_memory_mib += held.memory_mib
     host.held_disk_gib += held.disk_gib
+    # At once: where the slots come out as they are, nothing else writes this host.
+    apply_ceilings(host=host)
     return True

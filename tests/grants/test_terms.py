@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from compute.errors import InvalidState, PromiseNotPlaceable
-from compute.models import Grant, GrantLimit, Host, SetAside
+from compute.models import Grant, GrantLimit, Host, Pool, SetAside
 from compute.services.grants import Terms, create_grant, delete_grant, update_grant
 from tenants.errors import Conflict, InvalidInput, NotFound, PermissionDenied, QuotaExceeded
 from tenants.models import Tenant
@@ -179,3 +179,14 @@ def test_a_pool_is_given_away_by_operators_and_a_share_by_the_tenant_above(field
 def test_a_grant_that_is_not_there_is_not_found(field: Field) -> None:
     with pytest.raises(NotFound):
         delete_grant(actor=SYSTEM, grant_id=uuid.uuid4())
+
+
+def test_a_small_guest_that_is_counted_into_a_new_promise_leaves_the_rest_of_its_slot_held(
+    field: Field, ours: Tenant
+) -> None:
+    Pool.objects.filter(id=field.pool.id).update(host_losses=0)
+    field.pool.refresh_from_db()
+    guest = field.create(ours, field.small)[0]
+    field.grant(ours, 1)
+    host = Host.objects.get(id=guest.host_id)
+    assert (host.held_vcpus, host.held_memory_mib, host.held_disk_gib) == (1, 1536, 15)
