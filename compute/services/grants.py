@@ -105,8 +105,9 @@ def update_grant(*, actor: Actor, grant_id: uuid.UUID, terms: Terms, if_version:
         authorize_from_above(actor, "grant.update", grant.tenant)
         if grant.parent_id is None and terms.units is not None:
             authorize(actor, "pool.update", None)
-        hosts = lock_hosts(pool_id=grant.pool_id) if terms.units is not None else []
-        chain = lock_chain(grant.id)
+        # Also where no slot moves: whoever takes a grant out of a chain holds the hosts, and locks it from above.
+        hosts = lock_hosts(pool_id=grant.pool_id)
+        chain = _chain(grant.id)
         grant = chain[0]
         if if_version is not None and grant.version != if_version:
             raise VersionMismatch(version=grant.version)
@@ -145,7 +146,7 @@ def delete_grant(*, actor: Actor, grant_id: uuid.UUID, if_version: int | None = 
         grant = _find(grant_id)
         authorize_from_above(actor, "grant.delete", grant.tenant)
         hosts = lock_hosts(pool_id=grant.pool_id)
-        chain = lock_chain(grant.id)
+        chain = _chain(grant.id)
         grant = chain[0]
         if if_version is not None and grant.version != if_version:
             raise VersionMismatch(version=grant.version)
@@ -195,6 +196,14 @@ def _find(grant_id: uuid.UUID) -> Grant:
     if grant is None:
         raise NotFound
     return grant
+
+
+def _chain(grant_id: uuid.UUID) -> list[Grant]:
+    """The grant and those above it, locked. Raises NotFound for one that was deleted since it was looked up."""
+    try:
+        return lock_chain(grant_id)
+    except Grant.DoesNotExist:
+        raise NotFound from None
 
 
 def _fresh(grant_id: uuid.UUID) -> Grant:
