@@ -1,0 +1,1 @@
+"""The parts of the state machine test: what is done at random (rules), and the processes that do it (workers)."""
