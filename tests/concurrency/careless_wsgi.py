@@ -32,7 +32,7 @@ def _careless_charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor
     for row in rows:
         if row.limit is not None and row.used + amounts[row.resource] > row.limit:
             raise QuotaExceeded(resource=row.resource)
-    time.sleep(0.05)
+    time.sleep(0.3)
     for row in rows:
         Quota.unscoped.filter(id=row.id).update(used=row.used + amounts[row.resource])
 
