@@ -17,7 +17,7 @@ from typing import Final
 
 from compute.models import PRICED
 from compute.selectors.prices import MIB_PER_GIB, PriceBook
-from compute.selectors.usage import Amounts, Period, Piece, check_group_count, measure, tenant_names
+from compute.selectors.usage import Amounts, Period, Piece, Source, check_group_count, measure, tenant_names
 from tenants.models import Tenant
 from tenants.services.access import Actor, authorize
 
@@ -60,7 +60,7 @@ def read_showback(*, actor: Actor, tenant: Tenant | None, period: Period, group_
     authorize(actor, "usage.read", tenant)
     book = PriceBook.between(period.start, period.end)
     cuts = period.cut_at(book.changes())
-    pieces = measure(payer=tenant.id if tenant else None, cuts=cuts, group_by=group_by)
+    pieces = measure(payer=tenant.id if tenant else None, cuts=cuts, group_by=group_by, for_prices=True)
     names = {piece.group: piece.group_name or piece.group for piece in pieces}
     if group_by == "tenant":
         names |= tenant_names(names)
@@ -70,23 +70,24 @@ def read_showback(*, actor: Actor, tenant: Tenant | None, period: Period, group_
     return Showback(tenant=tenant, period=period, group_by=group_by, currency=book.currency, lines=lines, total=total)
 
 
-# group, resource, price -> what is rounded once: tenant, kind, flavor, pool -> unit-seconds
-_Atoms = dict[tuple[str, str, Decimal], dict[tuple[uuid.UUID, str, uuid.UUID, uuid.UUID], int]]
+# group, resource, price -> source -> unit-seconds: each is rounded once
+_Atoms = dict[tuple[str, str, Decimal], dict[Source, int]]
 
 
 def _atoms(pieces: list[Piece], book: PriceBook) -> _Atoms:
     prices: dict[tuple[str, uuid.UUID, uuid.UUID, datetime], Decimal | None] = {}
     atoms: _Atoms = defaultdict(lambda: defaultdict(int))
     for piece in pieces:
+        source = piece.source
+        assert source is not None
         for resource in PRICED:
-            key = (resource, piece.flavor_id, piece.pool_id, piece.start)
+            key = (resource, source.flavor_id, source.pool_id, piece.start)
             if key not in prices:
-                found = book.find(resource, flavor_id=piece.flavor_id, pool_id=piece.pool_id, at=piece.start)
+                found = book.find(resource, flavor_id=source.flavor_id, pool_id=source.pool_id, at=piece.start)
                 prices[key] = found.per_hour if found else None
             per_hour = prices[key]
             if per_hour is not None:
-                rounded_together = (piece.tenant_id, piece.kind, piece.flavor_id, piece.pool_id)
-                atoms[piece.group, resource, per_hour][rounded_together] += _unit_seconds(piece.amounts, resource)
+                atoms[piece.group, resource, per_hour][source] += _unit_seconds(piece.amounts, resource)
     return atoms
 
 

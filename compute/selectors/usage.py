@@ -7,7 +7,7 @@ add up exactly, whether a tenant's tree is cut into its branches, a period into 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -76,17 +76,35 @@ class Amounts:
             self.disk_gib_seconds + other.disk_gib_seconds,
         )
 
+    def __sub__(self, other: Amounts) -> Amounts:
+        return self + other * -1
+
+    def __mul__(self, factor: int) -> Amounts:
+        return Amounts(
+            self.instance_seconds * factor,
+            self.vcpu_seconds * factor,
+            self.memory_mib_seconds * factor,
+            self.disk_gib_seconds * factor,
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What one group of one tenant's instances of one flavor in one pool used between two cuts."""
+class Source:
+    """What has one price at one time, and one payer."""
 
-    group: str
-    group_name: str
     tenant_id: uuid.UUID
     flavor_id: uuid.UUID
     pool_id: uuid.UUID
     kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one group used between two cuts; `source`: the part of it that one tenant's instances of one make used."""
+
+    group: str
+    group_name: str
+    source: Source | None
     start: datetime
     amounts: Amounts
 
@@ -111,10 +129,12 @@ class UsageReport:
     total: Amounts
 
 
+# Each segment is read once, however many cuts there are: segments that begin between the same two cuts and end between the
+# same two are added up (amounts, and what is missing of each at both ends); `_spread` lays the sums over the cuts between.
 # Group "tenant": the next tenant below the payer on the way to the one that used it, or the payer itself.
 _PIECES: Final = """
 WITH cuts AS (
-    SELECT * FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS c(start, until)
+    SELECT %(starts)s::bigint[] AS starts, %(ends)s::bigint[] AS ends, %(start)s::bigint AS start, %(until)s::bigint AS until
 ), used AS (
     SELECT CASE %(group_by)s
                WHEN 'tenant' THEN coalesce(s.payers[coalesce(array_position(s.payers, %(payer)s::uuid), 0) + 1], s.tenant_id)::text
@@ -125,21 +145,34 @@ WITH cuts AS (
                ELSE '' END AS key,
            CASE %(group_by)s WHEN 'flavor' THEN s.flavor_name WHEN 'pool' THEN s.pool_name
                              WHEN 'instance' THEN s.consumer_name ELSE '' END AS name,
-           s.tenant_id, s.flavor_id, s.pool_id, s.kind, c.start, s.vcpus, s.memory_mib, s.disk_gib,
-           extract(epoch FROM least(coalesce(s.ended_at, 'infinity'), c.until) - greatest(s.billed_from, c.start))::bigint AS seconds
-    FROM tenants_usagesegment s
-    JOIN cuts c ON s.billed_from < c.until AND coalesce(s.ended_at, 'infinity') > c.start
-    WHERE s.billed_from < %(until)s AND (s.ended_at IS NULL OR s.ended_at > %(start)s)
+           CASE WHEN %(for_prices)s THEN s.tenant_id END AS tenant_id, CASE WHEN %(for_prices)s THEN s.flavor_id END AS flavor_id,
+           CASE WHEN %(for_prices)s THEN s.pool_id END AS pool_id, CASE WHEN %(for_prices)s THEN s.kind END AS kind,
+           s.vcpus, s.memory_mib, s.disk_gib, greatest(date_part('epoch', s.billed_from)::bigint, c.start) AS began,
+           least(coalesce(date_part('epoch', s.ended_at)::bigint, c.until), c.until) AS ended
+    FROM tenants_usagesegment s CROSS JOIN cuts c
+    WHERE s.billed_from < to_timestamp(%(until)s) AND (s.ended_at IS NULL OR s.ended_at > to_timestamp(%(start)s))
       AND (%(payer)s::uuid IS NULL OR s.payers @> ARRAY[%(payer)s::uuid])
+), placed AS (
+    SELECT u.*, width_bucket(u.began, c.starts) AS first, width_bucket(u.ended - 1, c.starts) AS last
+    FROM used u CROSS JOIN cuts c WHERE u.began < u.ended
+), late AS (
+    SELECT p.*, p.began - c.starts[p.first] AS before, c.ends[p.last] - p.ended AS after FROM placed p CROSS JOIN cuts c
 )
-SELECT key, max(name), tenant_id, flavor_id, pool_id, kind, start,
-       sum(seconds)::bigint, sum(seconds * vcpus)::bigint, sum(seconds * memory_mib)::bigint, sum(seconds * disk_gib)::bigint
-FROM used GROUP BY key, tenant_id, flavor_id, pool_id, kind, start ORDER BY key, start
+SELECT key, max(name), tenant_id, flavor_id, pool_id, kind, first, last,
+       count(*), sum(vcpus)::bigint, sum(memory_mib)::bigint, sum(disk_gib)::bigint,
+       sum(before)::bigint, sum(vcpus * before)::bigint, sum(memory_mib * before)::bigint, sum(disk_gib * before)::bigint,
+       sum(after)::bigint, sum(vcpus * after)::bigint, sum(memory_mib * after)::bigint, sum(disk_gib * after)::bigint
+FROM late GROUP BY key, tenant_id, flavor_id, pool_id, kind, first, last ORDER BY key, first, last
 """
 
 
-def measure(*, payer: uuid.UUID | None, cuts: Sequence[tuple[datetime, datetime]], group_by: str) -> list[Piece]:
-    """Add up what `payer` and all below it were charged for, between each two cuts. `cuts` touch, in order."""
+def measure(
+    *, payer: uuid.UUID | None, cuts: Sequence[tuple[datetime, datetime]], group_by: str, for_prices: bool = False
+) -> list[Piece]:
+    """Add up what `payer` and all below it were charged for, between each two cuts. `cuts` touch, in order.
+
+    `for_prices`: a piece for each source, else one for each group.
+    """
     if not cuts:
         return []
     with connection.cursor() as cursor:
@@ -147,27 +180,38 @@ def measure(*, payer: uuid.UUID | None, cuts: Sequence[tuple[datetime, datetime]
             _PIECES,
             {
                 "payer": payer,
-                "starts": [start for start, _ in cuts],
-                "ends": [end for _, end in cuts],
-                "start": cuts[0][0],
-                "until": cuts[-1][1],
+                "starts": [int(start.timestamp()) for start, _ in cuts],
+                "ends": [int(end.timestamp()) for _, end in cuts],
+                "start": int(cuts[0][0].timestamp()),
+                "until": int(cuts[-1][1].timestamp()),
                 "group_by": group_by,
+                "for_prices": for_prices,
             },
         )
         rows = cursor.fetchall()
-    return [
-        Piece(
-            group=group,
-            group_name=name,
-            tenant_id=tenant_id,
-            flavor_id=flavor_id,
-            pool_id=pool_id,
-            kind=kind,
-            start=start,
-            amounts=Amounts(*amounts),
-        )
-        for group, name, tenant_id, flavor_id, pool_id, kind, start, *amounts in rows
-    ]
+    pieces = []
+    for group, name, *source, first, last, n, v, m, d, n0, v0, m0, d0, n1, v1, m1, d1 in rows:
+        for cut, amounts in _spread(
+            cuts, first - 1, last - 1, Amounts(n, v, m, d), Amounts(n0, v0, m0, d0), Amounts(n1, v1, m1, d1)
+        ):
+            made = Source(*source) if for_prices else None
+            pieces.append(Piece(group=group, group_name=name, source=made, start=cuts[cut][0], amounts=amounts))
+    return pieces
+
+
+def _spread(
+    cuts: Sequence[tuple[datetime, datetime]], first: int, last: int, held: Amounts, before: Amounts, after: Amounts
+) -> Iterator[tuple[int, Amounts]]:
+    """Yield (cut, seconds x amount) for each cut from the first to the last that some segments lie in.
+
+    `held`: what they hold together; `before`, `after`: seconds x amount by which they begin late in the first cut and end
+    early in the last.
+    """
+    for cut in range(first, last + 1):
+        seconds = int((cuts[cut][1] - cuts[cut][0]).total_seconds())
+        amounts = held * seconds
+        amounts = amounts - before if cut == first else amounts
+        yield cut, amounts - after if cut == last else amounts
 
 
 def read_usage(*, actor: Actor, tenant: Tenant | None, period: Period, group_by: str = "tenant") -> UsageReport:
