@@ -93,7 +93,7 @@ def _pytest(env: dict[str, str], *arguments: str) -> int:
 def _with_lab(place: Place, env: dict[str, str], *, long: bool) -> int:
     """Run what needs real hypervisors and browsers; then bring up a throw-away cloud for what needs a whole one."""
     unwanted = "" if long else " and not long"
-    code = _pytest(env, "-m", f"(lab or browser) and not cloud{unwanted}", "--timeout", "600")
+    code = _pytest(env, "-m", f"(lab or browser or faults) and not cloud{unwanted}", "--timeout", "600")
     if code:
         return code
     cloud = {

@@ -23,7 +23,7 @@ from tests.concurrency.conftest import all_at_once
 from tests.factories.compute import make_flavor, make_host, make_image, make_pool
 from tests.factories.tenants import SYSTEM, make_member, make_tenant, make_token
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.faults, pytest.mark.django_db(transaction=True), pytest.mark.timeout(240)]
 
 PLACES = 10
 RUSH = 200

@@ -41,11 +41,12 @@ from tests.factories.compute import make_flavor, make_host, make_image, make_poo
 from tests.factories.nodes import make_due
 from tests.factories.tenants import make_tenant, make_user
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.faults, pytest.mark.django_db(transaction=True), pytest.mark.timeout(7200)]
 
 LONG = os.environ.get("CENOTE_LONG") == "1"
-STEPS = 10_000 if LONG else 250
-SEED = int(os.environ.get("CENOTE_SEED") or random.SystemRandom().randrange(10**6))
+STEPS = 10_000 if LONG else 120
+# A short run throws the same dice each time: a change is judged by itself, not by its luck. Long runs look further.
+SEED = int(os.environ.get("CENOTE_SEED") or (random.SystemRandom().randrange(10**6) if LONG else 100038))
 WORKERS = ("clients", "clients", "engines", "engines", "hosts")
 _START = """
 import sys, django
