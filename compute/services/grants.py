@@ -85,7 +85,7 @@ def create_grant(*, actor: Actor, tenant: Tenant, pool: Pool, flavor: Flavor | N
         _draw(chain, max(units, taken) - taken, tenant)
         grant.save()
         Grant.unscoped.filter(id__in=[row.id for row in below]).update(parent=grant)
-        _rearrange(pool, hosts, more=units > 0)
+        _rearrange(pool, hosts, more=units > 0 and above is None)
         _open_limits(grant, terms.limits or {})
         audit.record(actor=actor, action="grant.create", tenant=tenant, target=grant, after=_said(pool, terms))
         return _fresh(grant.id)
@@ -124,7 +124,7 @@ def update_grant(*, actor: Actor, grant_id: uuid.UUID, terms: Terms, if_version:
         grant.version += 1
         grant.save()
         if terms.units is not None:
-            _rearrange(grant.pool, hosts, more=grant.units > before)
+            _rearrange(grant.pool, hosts, more=grant.units > before and grant.parent_id is None)
         _set_limits(grant.id, terms.limits or {})
         audit.record(
             actor=actor,
@@ -253,6 +253,10 @@ def _draw(chain: list[Grant], units: int, tenant: Tenant) -> None:
 
 
 def _rearrange(pool: Pool, hosts: list[Host], *, more: bool) -> None:
+    """Set aside anew. `more`: the pool promises more than before, and is refused what it cannot keep.
+
+    A grant below another one takes nothing more from the pool: it is shared out also while the pool lacks a host.
+    """
     broken = arrange(pool=pool, hosts=hosts)
     if broken and more:
         raise not_placeable(pool, broken)

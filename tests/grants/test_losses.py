@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
+from compute.errors import PromiseNotPlaceable
 from compute.models import Alarm, Grant, Host, SetAside
 from compute.reconcilers import promises
+from compute.services.grants import Terms, update_grant
 from tenants.models import Tenant
+from tests.factories.tenants import SYSTEM, make_tenant
 from tests.grants.conftest import Field
 
 
@@ -41,6 +46,22 @@ def test_a_promise_at_risk_then_broken_names_its_tenants_until_it_is_kept_again(
         _set(host, observed_state="up")
     promises.run()
     assert not Alarm.objects.filter(cleared_at=None).exists()
+
+
+def test_what_is_promised_is_shared_out_while_it_cannot_all_be_kept(field: Field, ours: Tenant) -> None:
+    above = field.grant(ours, 6)
+    for host in field.hosts[1:]:
+        _set(host, observed_state="down")
+    promises.run()
+    assert Alarm.objects.get(cleared_at=None).kind == "promise_broken"
+    team = field.grant(make_tenant("team", parent=ours), 2)
+    assert (team.parent_id, Grant.unscoped.get(id=above.id).used_units) == (above.id, 2)
+    update_grant(actor=SYSTEM, grant_id=team.id, terms=Terms(units=3))
+    with pytest.raises(PromiseNotPlaceable):
+        update_grant(actor=SYSTEM, grant_id=above.id, terms=Terms(units=7))
+    for host in field.hosts:
+        _set(host, observed_state="up")
+    promises.run()
 
 
 def test_slots_in_use_stay_on_a_host_that_is_away(field: Field, ours: Tenant) -> None:
