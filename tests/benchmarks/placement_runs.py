@@ -23,6 +23,7 @@ from typing import Any
 import psycopg
 from django.apps import apps
 from django.db import connection, connections
+from psycopg import sql
 
 from compute.errors import NoValidHost
 from compute.models import Allocation, Host
@@ -70,13 +71,14 @@ class Outcome:
 
 def empty() -> None:
     """Empty every table of ours: each run begins in the same state."""
-    tables = ", ".join(
-        f'"{model._meta.db_table}"'
+    tables = [
+        sql.Identifier(model._meta.db_table)
         for app in ("compute", "tenants", "api")
         for model in apps.get_app_config(app).get_models()
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(f"TRUNCATE {tables} CASCADE")
+    ]
+    connection.ensure_connection()
+    assert connection.connection is not None
+    connection.connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(sql.SQL(", ").join(tables)))
 
 
 def furnish(hosts: int, clients: int, roots: str) -> list[Client]:
