@@ -60,17 +60,17 @@ class RunningCloud:
                 return operation
             assert time.monotonic() < deadline, f"does not end: {operation}"
 
-    def run(self, name: str, **more: Any) -> dict[str, Any]:
+    def run(self, name: str, *, seconds: float = 120, **more: Any) -> dict[str, Any]:
         """Create and return an instance that runs."""
         made = self.create(name, **more)
-        ended = self.wait(made["operation"]["id"])
+        ended = self.wait(made["operation"]["id"], seconds)
         assert ended["state"] == "succeeded", ended
         return self.read(self.tenant.get(f"/instances/{made['instance']['id']}"))
 
-    def delete(self, instance_id: str) -> None:
+    def delete(self, instance_id: str, seconds: float = 120) -> None:
         answer = self.tenant.delete(f"/instances/{instance_id}")
         if answer.status_code == 202:
-            self.wait(answer.json()["operation"]["id"])
+            self.wait(answer.json()["operation"]["id"], seconds)
 
     def act(self, instance_id: str, verb: str, **body: Any) -> dict[str, Any]:
         order = self.read(self.tenant.post(f"/instances/{instance_id}/actions/{verb}", json=body))
@@ -99,6 +99,12 @@ class RunningCloud:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def up(self, *words: str) -> None:
+        """Run `deploy/up` on the running cloud, as for another setting of it."""
+        command = [REPO / "deploy" / "up", "--no-guests", *words]
+        done = subprocess.run(command, env=self.shell_env, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr
 
     @property
     def shell_env(self) -> dict[str, str]:

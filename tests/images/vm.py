@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,10 +23,19 @@ class Vm:
     """Use as a context manager: boots on entry, is cut off on exit. `directory` holds its disk across several boots."""
 
     def __init__(
-        self, image: Path, directory: Path, seed: Path | None, key: Path, *, machine: str = "q35", name: str = "tiny"
+        self,
+        image: Path,
+        directory: Path,
+        seed: Path | None,
+        key: Path,
+        *,
+        machine: str = "q35",
+        name: str = "tiny",
+        memory_mib: int | None = None,
+        extra: Sequence[str] = (),
     ) -> None:
         self.image, self.directory, self.seed, self.key = image, directory, seed, key
-        self.machine, self.name = machine, name
+        self.machine, self.name, self.memory_mib, self.extra = machine, name, memory_mib, tuple(extra)
         self.manifest: dict[str, Any] = json.loads((image / f"{name}.json").read_text())
         self.console = directory / "console.log"
         self.port = free_port()
@@ -50,7 +60,7 @@ class Vm:
 
     def _command(self) -> list[str]:
         command = ["qemu-system-x86_64", "-machine", f"{self.machine},accel=tcg", "-cpu", "max"]
-        command += ["-m", str(self.manifest["min_memory_mib"] + 32)]
+        command += ["-m", str(self.memory_mib or self.manifest["min_memory_mib"] + 32)]
         command += ["-nodefaults", "-display", "none", "-serial", f"file:{self.console}"]
         command += [
             "-kernel",
@@ -66,16 +76,17 @@ class Vm:
         command += ["-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]
         command += ["-chardev", f"socket,path={self.directory / 'agent.sock'},server=on,wait=off,id=agent"]
         command += ["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]
-        return [*command, "-qmp", f"unix:{self.directory / 'qmp.sock'},server=on,wait=off"]
+        return [*command, "-qmp", f"unix:{self.directory / 'qmp.sock'},server=on,wait=off", *self.extra]
 
-    def wait_for_sshd(self, timeout: float = 60) -> float:
-        """Return the seconds from power-on until sshd sent its banner."""
+    def wait_for_sshd(self, timeout: float = 60, *, patience: float = 0.3) -> float:
+        """Return the seconds from power-on until sshd sent its banner. Each asking forks in the guest: `patience` is how
+        long one waits for its answer, before the next."""
         while time.monotonic() - self.started < timeout:
             assert self.process
             assert self.process.poll() is None, self.console_text()
             try:
                 # QEMU takes the connection long before the guest does: only the banner proves sshd.
-                with socket.create_connection(("127.0.0.1", self.port), timeout=0.3) as connection:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=patience) as connection:
                     if connection.recv(4) == b"SSH-":
                         return time.monotonic() - self.started
             except OSError:
@@ -99,10 +110,10 @@ class Vm:
     def console_text(self) -> str:
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
-    def ssh(self, command: str, *, user: str = "root") -> str:
+    def ssh(self, command: str, *, user: str = "root", timeout: float = 60) -> str:
         """Run `command` in the guest and return what it wrote. Raises CalledProcessError when it fails."""
         words = ssh_command(self.key, "127.0.0.1", self.port, user, command)
-        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=timeout).stdout.strip()
 
     def qmp(self, command: str) -> None:
         with socket.socket(socket.AF_UNIX) as connection:
