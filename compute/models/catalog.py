@@ -6,6 +6,9 @@ from django.db.models import Q
 from tenants.models.ids import new_id
 from tenants.scope import TenantOwned
 
+LEAST_MEMORY_MIB = 16
+"""Of a flavor: what the smallest guest needs to start at all."""
+
 
 class Flavor(models.Model):
     """A size. `kind` blank: for VMs and containers alike. Sizes of existing instances are copies and never change."""
@@ -24,7 +27,7 @@ class Flavor(models.Model):
         ordering = ["vcpus", "memory_mib", "name"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(vcpus__gte=1, memory_mib__gte=16, disk_gib__gte=1), name="flavor_has_a_size"
+                condition=Q(vcpus__gte=1, memory_mib__gte=LEAST_MEMORY_MIB, disk_gib__gte=1), name="flavor_has_a_size"
             ),
         ]
 

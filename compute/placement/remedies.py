@@ -90,7 +90,7 @@ class Case:
 
     `snapshot` holds the hosts of every pool that may be offered; `addresses`: pool id -> free addresses; `quota`: the
     effect of the create as asked, from the tenant to the root; `limits`: pool id -> the same of the grants in it;
-    `reservations`: pool id -> what the tenant may draw there; `least_disk_gib`: what the image needs; `guests`: those
+    `reservations`: pool id -> what the tenant may draw there; `least`: what the image needs, and any flavor has; `guests`: those
     whose move may be offered.
     """
 
@@ -101,8 +101,8 @@ class Case:
     quota: Sequence[QuotaEffect]
     addresses: Mapping[str, int]
     pool_names: Mapping[str, str]
+    least: Resources
     sizes: Sequence[Size] = ()
-    least_disk_gib: int = 0
     guests: Sequence[Guest] = ()
     limits: Mapping[str, Sequence[QuotaEffect]] = field(default_factory=dict)
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
@@ -204,9 +204,9 @@ def find_offers(case: Case) -> tuple[Offer, ...]:
 def enough(case: Case, changes: Sequence[AnyChange]) -> bool:
     """Return whether the create, changed like this, would be taken: by hosts, addresses, quotas, and by its image."""
     request, count = scheduler.apply(case.request, _own(changes), case.count)
-    if count < 1 or any(change.kind == "less" and not change.to for change in _own(changes)):
+    if count < 1 or not case.least <= request.resources:
         return False
-    if request.resources.disk_gib < case.least_disk_gib or case.addresses.get(request.pool_id or "", 0) < count:
+    if case.addresses.get(request.pool_id or "", 0) < count:
         return False
     raised = {
         (change.pool, change.tenant_id, change.resource): change.by
@@ -385,11 +385,7 @@ def _body(case: Case, changes: Sequence[AnyChange]) -> dict[str, Any] | None:
             body["pool"] = case.pool_names.get(change.pool, change.pool)
     request, _ = scheduler.apply(case.request, _own(changes), case.count)
     if request.resources != case.request.resources:
-        fitting = [
-            size
-            for size in case.sizes
-            if size.resources <= request.resources and size.resources.disk_gib >= case.least_disk_gib
-        ]
+        fitting = [size for size in case.sizes if case.least <= size.resources <= request.resources]
         if not fitting:
             return None
         closest = max(fitting, key=lambda size: (*_fill(size.resources, case.request.resources), size.name))

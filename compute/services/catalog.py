@@ -12,6 +12,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Max
 
 from compute.models import Flavor, Image, Network, Pool
+from compute.models.catalog import LEAST_MEMORY_MIB
 from compute.placement.inventory import apply_ceilings
 from compute.placement.promises import arrange, lock_hosts
 from compute.services.checks import check_name
@@ -81,7 +82,11 @@ def create_flavor(*, actor: Actor, name: str, vcpus: int, memory_mib: int, disk_
     """Offer a size. Raises InvalidInput, NameTaken, PermissionDenied."""
     authorize(actor, "flavor.create", None)
     check_name(name)
-    bounds = {"vcpus": (vcpus, 1, 512), "memory_mib": (memory_mib, 16, 16_777_216), "disk_gib": (disk_gib, 1, 65_536)}
+    bounds = {
+        "vcpus": (vcpus, 1, 512),
+        "memory_mib": (memory_mib, LEAST_MEMORY_MIB, 16_777_216),
+        "disk_gib": (disk_gib, 1, 65_536),
+    }
     for field, (value, low, high) in bounds.items():
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise InvalidInput.field(f"/{field}", "out_of_range", f"{field} is a whole number from {low} to {high}.")

@@ -6,6 +6,7 @@ import uuid
 from typing import Final, cast
 
 from compute.models import Flavor, Instance, Network
+from compute.models.catalog import LEAST_MEMORY_MIB
 from compute.placement import limits
 from compute.placement.kept import KEPT
 from compute.placement.remedies import Case, Guest, Size
@@ -31,10 +32,9 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
     own = str(wanted.pool.id)
     pools = first if all_pools else {own: first[own]}
     left = addresses_left(pools.values())
-    if len(pools) == 1:
-        snapshot = KEPT.look(wanted.pool.id)
-    else:
-        snapshot = Snapshot.from_hosts(host for host in KEPT.look(None).hosts if host.pool_id in pools)
+    snapshot = KEPT.look(None if len(pools) > 1 else wanted.pool.id)
+    if not snapshot.pools.keys() <= pools.keys():  # a pool without a network is nothing to offer
+        snapshot = Snapshot.from_hosts(host for host in snapshot.hosts if host.pool_id in pools)
     request, policy = wanted.request(), wanted.policy()
     flavors = Flavor.objects.filter(active=True, kind__in=["", wanted.image.kind])
     return Case(
@@ -49,7 +49,7 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
             Size(row.name, Resources(vcpus=row.vcpus, memory_mib=row.memory_mib, disk_gib=row.disk_gib))
             for row in flavors
         ],
-        least_disk_gib=wanted.image.virtual_size_gib,
+        least=Resources(1, LEAST_MEMORY_MIB, wanted.image.virtual_size_gib),
         limits=limits.forecast(tenant=tenant, amounts=wanted.amounts(count)),
         reservations={
             pool: found
