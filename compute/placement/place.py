@@ -133,7 +133,7 @@ def _rank(
 ) -> tuple[Ranking, Reservation | None]:
     """Rank the hosts with room of the tenant's own where one of them can take the request, else all."""
     if reservation is not None:
-        ranking = rank(reservation.lend(snapshot.hosts, request.resources), request, policy)
-        if ranking.candidates:
+        ranking = reservation.rank(snapshot.hosts, request, policy)
+        if ranking is not None:
             return ranking, reservation
     return rank(snapshot, request, policy), None

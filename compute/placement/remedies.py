@@ -270,11 +270,11 @@ def _reserved(case: Case, snapshot: Snapshot, request: Request, most: int) -> li
     left, chosen = copy.deepcopy(reservation), list[str]()
     while len(chosen) < most:
         hosts = [snapshot.hosts[snapshot.row_of[host_id]] for host_id in left.free if host_id in snapshot.row_of]
-        candidates = rank(left.lend(hosts, request.resources), request, case.policy).candidates
-        if not candidates:
+        ranking = left.rank(hosts, request, case.policy)
+        if ranking is None:
             break
-        left.take(candidates[0].host_id, request.resources)
-        chosen.append(candidates[0].host_id)
+        left.take(ranking.candidates[0].host_id, request.resources)
+        chosen.append(ranking.candidates[0].host_id)
     return chosen
 
 

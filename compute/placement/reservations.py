@@ -17,8 +17,9 @@ from typing import Literal, cast
 from django.db.models import F
 
 from compute.models import Flavor, Grant, GrantUse, SetAside
-from compute.scheduler.model import HostState, Resources
+from compute.scheduler.model import HostState, Policy, Ranking, Request, Resources
 from compute.scheduler.promises import Unit
+from compute.scheduler.ranking import rank
 
 NOTHING = Resources(0, 0, 0)
 
@@ -84,24 +85,26 @@ class Reservation:
             used={str(host): Resources(*amounts) for host, *amounts in used},
         )
 
-    def hosts_for(self, asked: Resources) -> dict[str, int]:
-        """Return host id -> slots that the request would newly fill there, for hosts whose slots have room for it.
+    def rank(self, hosts: Iterable[HostState], request: Request, policy: Policy) -> Ranking | None:
+        """Rank the hosts whose set-aside room can take the request; None where none of them can serve it.
 
-        Where a slot that is in use already has room, only such hosts are returned: crumbs of a reservation that lie on
-        many hosts would leave none of them room for a whole unit.
+        A host with room in a slot that is in use goes before all that would open another: crumbs of a reservation that
+        lie on many hosts would leave none of them room for a whole unit. Which hosts serve at all is the ranking's to
+        say: a slot stays on a host that is down, and must not hide the free ones.
         """
+        asked = request.resources
         fitting = {}
         for host_id, free in self.free.items():
             more = self._more(host_id, asked)
             if more <= min(free, max(self.spare, 0)):
                 fitting[host_id] = more
-        snug = {host_id: 0 for host_id, more in fitting.items() if more == 0}
-        return snug or fitting
-
-    def lend(self, hosts: Iterable[HostState], asked: Resources) -> tuple[HostState, ...]:
-        """Return the hosts that can serve the request from set-aside room, as that request sees them: room lent to it."""
-        fitting = self.hosts_for(asked)
-        return tuple(host.lending(asked) for host in hosts if host.id in fitting)
+        lent = [host.lending(asked) for host in hosts if host.id in fitting]
+        snug = [host for host in lent if fitting[host.id] == 0]
+        for among in (snug, lent):
+            ranking = rank(among, request, policy)
+            if ranking.candidates:
+                return ranking
+        return None
 
     def take(self, host_id: str, asked: Resources) -> None:
         """Note that a guest of this size was planned onto the host."""

@@ -64,6 +64,20 @@ def test_what_is_promised_is_shared_out_while_it_cannot_all_be_kept(field: Field
     promises.run()
 
 
+def test_a_slot_in_use_on_a_host_that_is_away_does_not_hide_the_free_ones(
+    field: Field, ours: Tenant, others: Tenant
+) -> None:
+    field.grant(ours, 4)
+    half = field.create(ours, field.small)[0]
+    field.fill(others)
+    _set(Host.objects.get(id=half.host_id), observed_state="down")
+    promises.run()
+    field.create(ours, field.small)
+    assert field.reserved(ours) == 2
+    _set(Host.objects.get(id=half.host_id), observed_state="up")
+    promises.run()
+
+
 def test_slots_in_use_stay_on_a_host_that_is_away(field: Field, ours: Tenant) -> None:
     field.grant(ours, 4)
     instance = field.create(ours)[0]
