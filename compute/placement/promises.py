@@ -71,6 +71,14 @@ def lock_hosts(*, pool_id: uuid.UUID) -> list[Host]:
     return list(rows.exclude(admin_state="removed").order_by("id"))
 
 
+def clear_host(*, host: Host) -> None:
+    """Take the slots off a locked host that carries nothing and leaves the cloud; the reconciler sets them aside elsewhere."""
+    SetAside.objects.filter(host=host).delete()
+    GrantUse.objects.filter(host=host).delete()
+    host.held_vcpus = host.held_memory_mib = host.held_disk_gib = 0
+    apply_ceilings(host=host)
+
+
 def arrange(*, pool: Pool, hosts: Sequence[Host]) -> tuple[Unplaceable, ...]:
     """Set aside what the promises of the pool need on its locked hosts; return the units whose promise cannot be kept.
 

@@ -14,6 +14,7 @@ from django.utils import timezone
 from compute import broker_acl, outbox, pki
 from compute.errors import HostInUse, InvalidState, JoinRefused
 from compute.models import Host, Instance, JoinToken, Operation, Pool
+from compute.placement.promises import clear_host
 from compute.services.checks import check_name
 from compute.services.nodes import token_hash
 from compute.transitions import move
@@ -165,6 +166,7 @@ def remove_host(*, actor: Actor, host_id: uuid.UUID, if_version: int | None = No
         held = Instance.unscoped.filter(host=host).exclude(state="deleted").count()
         if held:
             raise HostInUse(f"{host.name} still carries {held} instances.", instances=held)
+        clear_host(host=host)
         _set_admin(actor, host, "removed", "host.delete")
         # The name is free again; the row stays for the decisions and operations that speak of it.
         Host.objects.filter(id=host.id).update(node_token_hash="", name=f"{host.name[:40]}-removed-{host.id.hex[-12:]}")

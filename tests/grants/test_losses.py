@@ -7,7 +7,8 @@ import pytest
 from compute.errors import PromiseNotPlaceable
 from compute.models import Alarm, Grant, Host, SetAside
 from compute.reconcilers import promises
-from compute.services.grants import Terms, update_grant
+from compute.services.grants import Terms, delete_grant, update_grant
+from compute.services.hosts import disable_host, remove_host
 from tenants.models import Tenant
 from tests.factories.tenants import SYSTEM, make_tenant
 from tests.grants.conftest import Field
@@ -76,6 +77,21 @@ def test_a_slot_in_use_on_a_host_that_is_away_does_not_hide_the_free_ones(
     assert field.reserved(ours) == 2
     _set(Host.objects.get(id=half.host_id), observed_state="up")
     promises.run()
+
+
+def test_a_removed_host_leaves_nothing_of_its_promises_behind(field: Field, ours: Tenant) -> None:
+    grant = field.grant(ours, 4)
+    guest = field.create(ours)[0]
+    host = Host.objects.get(id=guest.host_id)
+    field.end(guest)
+    disable_host(actor=SYSTEM, host_id=host.id)
+    remove_host(actor=SYSTEM, host_id=host.id)
+    host.refresh_from_db()
+    assert (host.held_vcpus, host.held_memory_mib, host.held_disk_gib) == (0, 0, 0)
+    promises.run()
+    assert promises.run() == 0, "settled"
+    delete_grant(actor=SYSTEM, grant_id=grant.id)
+    assert not SetAside.objects.exists()
 
 
 def test_slots_in_use_stay_on_a_host_that_is_away(field: Field, ours: Tenant) -> None:
