@@ -15,7 +15,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from tenants.errors import InvalidInput, VersionMismatch
+from tenants.errors import InvalidInput
 
 _TAG = re.compile(r'(?:W/)?"(?P<version>[0-9]{1,18})(?:-[0-9a-f]{1,64})?"')
 
@@ -29,13 +29,6 @@ def wanted_version(request: Request) -> int | None:
     if match is None:
         raise InvalidInput('If-Match takes one ETag as it was given, for example "7".')
     return int(match["version"])
-
-
-def check_version(request: Request, version: int) -> None:
-    """For objects whose service takes no version. Raises VersionMismatch."""
-    wanted = wanted_version(request)
-    if wanted is not None and wanted != version:
-        raise VersionMismatch(version=version)
 
 
 def tagged(request: Request, body: dict[str, Any], *, version: int, computed: bool = False) -> Response:

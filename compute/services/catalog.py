@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 from django.db import IntegrityError, transaction
@@ -17,7 +18,7 @@ from compute.placement.inventory import apply_ceilings
 from compute.placement.promises import arrange, lock_hosts
 from compute.services.checks import check_name
 from compute.services.grants import not_placeable
-from tenants.errors import InvalidInput, NameTaken
+from tenants.errors import InvalidInput, NameTaken, NotFound, VersionMismatch
 from tenants.models.ids import new_id
 from tenants.services import audit
 from tenants.services.access import Actor, authorize
@@ -49,17 +50,30 @@ def create_pool(
         return pool
 
 
-def update_pool(*, actor: Actor, pool: Pool, vcpu_ratio: float | None = None, host_losses: int | None = None) -> Pool:
+def update_pool(
+    *,
+    actor: Actor,
+    pool_id: uuid.UUID,
+    vcpu_ratio: float | None = None,
+    host_losses: int | None = None,
+    if_version: int | None = None,
+) -> Pool:
     """Change how many vCPU a thread carries, or how many host losses promises must outlive (N+k).
 
-    Every host's ceiling, and the room set aside for promises, follow in the same transaction. Raises InvalidInput, and
-    PromiseNotPlaceable where what is promised could not be kept then.
+    Every host's ceiling, and the room set aside for promises, follow in the same transaction. Raises InvalidInput, NotFound,
+    VersionMismatch, and PromiseNotPlaceable where what is promised could not be kept then.
     """
     authorize(actor, "pool.update", None)
     if vcpu_ratio is not None and not 1 <= vcpu_ratio <= 64:
         raise InvalidInput.field("/vcpu_ratio", "out_of_range", "The ratio is between 1 and 64.")
     with transaction.atomic(durable=True):
-        hosts = lock_hosts(pool_id=pool.id)
+        hosts = lock_hosts(pool_id=pool_id)
+        # Read under the lock: ceilings worked out from ratios of a moment ago would stay wrong.
+        pool = Pool.objects.select_for_update(no_key=True).filter(id=pool_id).first()
+        if pool is None:
+            raise NotFound
+        if if_version is not None and pool.version != if_version:
+            raise VersionMismatch(version=pool.version)
         wanted = {"vcpu_ratio": vcpu_ratio, "host_losses": host_losses}
         after = {name: value for name, value in wanted.items() if value is not None}
         before = {name: getattr(pool, name) for name in after}

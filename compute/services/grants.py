@@ -103,14 +103,14 @@ def update_grant(*, actor: Actor, grant_id: uuid.UUID, terms: Terms, if_version:
     with transaction.atomic(durable=True):
         grant = _find(grant_id)
         authorize_from_above(actor, "grant.update", grant.tenant)
-        if grant.parent_id is None and terms.units is not None:
-            authorize(actor, "pool.update", None)
         # Also where no slot moves: whoever takes a grant out of a chain holds the hosts, and locks it from above.
         hosts = lock_hosts(pool_id=grant.pool_id)
         chain = _chain(grant.id)
         grant = chain[0]
         if if_version is not None and grant.version != if_version:
             raise VersionMismatch(version=grant.version)
+        if grant.parent_id is None and terms.units is not None:
+            authorize(actor, "pool.update", None)
         before, drawn = grant.units, max(grant.units, grant.used_units)
         if terms.units is not None:
             grant.units = terms.units

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rest_framework import serializers
 from rest_framework.response import Response
 
-from cloud.api.etags import check_version, tagged
+from cloud.api.etags import tagged, wanted_version
 from cloud.api.fields import Answer, Choice, Number, StrictSerializer, Text, Whole
 from cloud.api.pagination import page
 from cloud.api.references import as_reference
@@ -101,8 +101,7 @@ class Pools(Door):
     def partial_update(self, call: Call, reference: str) -> Response:
         """Change how many vCPU a thread carries, or how many host losses promises must outlive; what runs goes on."""
         authorize(call.actor, "pool.update", None)
-        pool = find_pool(as_reference(reference))
-        check_version(call.request, pool.version)
-        pool = update_pool(actor=call.actor, pool=pool, **call.body)
+        found = find_pool(as_reference(reference))
+        pool = update_pool(actor=call.actor, pool_id=found.id, if_version=wanted_version(call.request), **call.body)
         shown = call.render(PoolAnswer, get_pool(actor=call.actor, reference=str(pool.id)))
         return tagged(call.request, shown, version=pool.version, computed=True)

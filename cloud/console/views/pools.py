@@ -11,7 +11,6 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from cloud.console.guard import for_operators
 from cloud.pages.fields import Form
-from compute.selectors.lookup import find_pool
 from compute.selectors.pools import list_pools
 from compute.services.catalog import create_pool, update_pool
 from tenants.errors import DomainError, InvalidInput
@@ -48,8 +47,7 @@ def index(request: HttpRequest, actor: Actor) -> HttpResponse:
 @for_operators
 def ratio(request: HttpRequest, actor: Actor, pool_id: uuid.UUID) -> HttpResponse:
     """Change how many vCPU a thread carries."""
-    pool = find_pool(str(pool_id))
-    update_pool(actor=actor, pool=pool, vcpu_ratio=_ratio(request.POST.get("vcpu_ratio", "")))
+    pool = update_pool(actor=actor, pool_id=pool_id, vcpu_ratio=_ratio(request.POST.get("vcpu_ratio", "")))
     messages.success(request, f"{pool.name} carries {pool.vcpu_ratio:g} vCPU a thread now.")
     return redirect("console:pools")
 
