@@ -17,6 +17,7 @@ from compute.placement.reservations import (
     draw,
     fill,
     lock_chain,
+    spare_units,
     unit_columns,
     unit_of,
 )
@@ -160,20 +161,31 @@ def _adopt(pool: Pool, hosts: Sequence[Host], reserved: dict[uuid.UUID, Resource
     guests = Instance.unscoped.filter(pool=pool, tenant_id__in=paths).values_list("id", "tenant_id")
     tenant_of = dict(guests.exclude(state__in=["failed", "deleted"]))
     by_id = {host.id: host for host in hosts}
+    uses = {(use.grant_id, use.host_id): use for use in GrantUse.objects.filter(host__in=hosts)}
+    spare = {grant.id: spare_units(lock_chain(grant.id)) for grant in grants.values()}
     loose = Allocation.objects.filter(consumer_type="instance", consumer_id__in=tenant_of, grant=None, host__in=hosts)
     for row in loose.order_by("created_at", "id"):
         path = paths[tenant_of[row.consumer_id]]
         grant = next(grants[level] for level in reversed(path) if level in grants)
-        if _adopt_one(row, grant, by_id[row.host_id], reserved):
+        use = uses.get((grant.id, row.host_id))
+        more = _more_slots(row, grant, use)
+        # Asked before any query: a small reservation over thousands of guests must not hold the hosts for long.
+        if more <= spare[grant.id] and _adopt_one(row, grant, more, by_id[row.host_id], reserved):
             row.grant = grant
             row.save(update_fields=["grant"])
+            uses[grant.id, row.host_id] = GrantUse.objects.get(grant=grant, host_id=row.host_id)
+            spare = {one.id: spare_units(lock_chain(one.id)) for one in grants.values()}
 
 
-def _adopt_one(row: Allocation, grant: Grant, host: Host, reserved: dict[uuid.UUID, Resources]) -> bool:
+def _more_slots(row: Allocation, grant: Grant, use: GrantUse | None) -> int:
+    """Return how many slots the guest would fill beside what the grant's guests use on its host."""
     amount, unit = Resources(row.vcpus, row.memory_mib, row.disk_gib), unit_of(grant)
-    use = GrantUse.objects.filter(grant=grant, host=host).first()
     before = Resources(use.vcpus, use.memory_mib, use.disk_gib) if use else NOTHING
-    more = unit.slots_of(before + amount) - unit.slots_of(before)
+    return unit.slots_of(before + amount) - unit.slots_of(before)
+
+
+def _adopt_one(row: Allocation, grant: Grant, more: int, host: Host, reserved: dict[uuid.UUID, Resources]) -> bool:
+    amount, unit = Resources(row.vcpus, row.memory_mib, row.disk_gib), unit_of(grant)
     # A slot may be larger than its guest: the rest of it has to be free here as well.
     room = host_inventory(host).capacity() - host_used(host) + amount
     if not unit.times(more) <= room:

@@ -80,7 +80,7 @@ class Reservation:
         return cls(
             grant_id=nearest.id,
             unit=unit,
-            spare=_spare(chain),
+            spare=spare_units(chain),
             free={str(host): slots for host, slots in free.values_list("host_id", "free")},
             used={str(host): Resources(*amounts) for host, *amounts in used},
         )
@@ -179,7 +179,8 @@ def draw(*, chain: Sequence[Grant], units: int) -> None:
         grant.save(update_fields=["used_units"])
 
 
-def _spare(chain: Sequence[Grant]) -> int:
+def spare_units(chain: Sequence[Grant]) -> int:
+    """Return how many units guests of the first of a chain may still draw, from it and, where it expands, from those above."""
     spare = 0
     for grant in chain:
         spare += max(grant.units - grant.used_units, 0)

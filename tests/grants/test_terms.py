@@ -5,9 +5,12 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from django.db import transaction
+from pytest_django import DjangoAssertNumQueries
 
 from compute.errors import InvalidState, PromiseNotPlaceable
 from compute.models import Grant, GrantLimit, Host, Pool, SetAside
+from compute.placement.promises import arrange, lock_hosts
 from compute.services.grants import Terms, create_grant, delete_grant, update_grant
 from tenants.errors import Conflict, InvalidInput, NotFound, PermissionDenied, QuotaExceeded
 from tenants.models import Tenant
@@ -47,6 +50,16 @@ def test_guests_that_run_are_counted_in(field: Field, ours: Tenant, others: Tena
     # 4 in use; 2 more slots so that any host may be lost with what stands on it.
     assert sum(row.slots for row in SetAside.objects.all()) == 6
     assert field.fill(others) == 10
+
+
+def test_guests_beyond_a_reservation_cost_no_query_each(
+    field: Field, ours: Tenant, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    grant = field.grant(ours, 2)
+    field.create(ours, count=12)
+    with transaction.atomic(), django_assert_max_num_queries(14):
+        arrange(pool=field.pool, hosts=lock_hosts(pool_id=field.pool.id))
+    assert (field.reserved(ours), Grant.unscoped.get(id=grant.id).used_units) == (2, 2)
 
 
 def test_units_in_use_cannot_be_taken_back(field: Field, ours: Tenant) -> None:
