@@ -35,6 +35,10 @@ class ClaimRefused(Exception):
     """The host no longer takes the request: it filled up or left service between ranking and claim."""
 
 
+class GrantUsedUp(ClaimRefused):
+    """Not the host refuses: others have drawn the reservation's last units. No other host would do."""
+
+
 # No key of a host ever changes, so those who only point at it (foreign keys) need not wait; the pool's row is read, not
 # locked, or all hosts of a pool would queue behind one another.
 _LOCK: Final = "FOR NO KEY UPDATE OF h"
@@ -139,7 +143,7 @@ def _draw(drawn: Mapping[uuid.UUID, int]) -> None:
         try:
             draw(chain=lock_chain(grant_id), units=drawn[grant_id])
         except ReservationUsedUp as error:
-            raise ClaimRefused(str(error)) from None
+            raise GrantUsedUp(str(error)) from None
 
 
 def _moved(host_id: uuid.UUID, *, used: Resources, held: Resources, instances: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from django.db import transaction
 
-from compute.placement.claims import ClaimRefused, Seat, claim, claim_first
+from compute.placement.claims import ClaimRefused, GrantUsedUp, Seat, claim, claim_first
 from compute.placement.kept import KEPT
 from compute.placement.reservations import Reservation
 from compute.scheduler.model import Policy, Ranking, Request
@@ -21,10 +21,11 @@ _BEST = 16  # how far down the list a claim goes rather than wait for a host tha
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where each consumer went, and the ranking of the first of them."""
+    """Where each consumer went, and the ranking of the first of them. `drawn`: how many fill the tenant's reservation."""
 
     hosts: dict[uuid.UUID, uuid.UUID]
     ranking: Ranking
+    drawn: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ def place(
         seats = _claim_batch(plan) if len(consumers) > 1 else _claim_one(consumers[0], plan)
         if seats is not None:
             chosen = {consumer: seat.host_id for consumer, seat in seats.items()}
-            return Placed(hosts=chosen, ranking=plan.ranking)
+            drawn = sum(seat.grant_id is not None for seat in seats.values())
+            return Placed(hosts=chosen, ranking=plan.ranking, drawn=drawn)
     # Refused by every candidate in every round while snapshots still show room: others are faster. Say so by ranking.
     return Refused(ranking=plan.ranking)
 
@@ -86,6 +88,8 @@ def _claim_one(consumer: uuid.UUID, plan: _Plan) -> dict[uuid.UUID, Seat] | None
     try:
         with transaction.atomic():
             seat = claim_first(consumer=consumer, seats=best)
+    except GrantUsedUp:
+        return None
     except ClaimRefused:
         seat = None
     if seat is not None:
@@ -95,6 +99,8 @@ def _claim_one(consumer: uuid.UUID, plan: _Plan) -> dict[uuid.UUID, Seat] | None
         try:
             with transaction.atomic():
                 claim(wanted={consumer: seat})
+        except GrantUsedUp:
+            return None
         except ClaimRefused:
             continue
         return {consumer: seat}

@@ -64,7 +64,7 @@ def _draw_at_once(field: Field, ours: Tenant, monkeypatch: pytest.MonkeyPatch) -
 
 def test_one_promised_unit_is_drawn_once(unchecked_field: Field, ours: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     results = _draw_at_once(unchecked_field, ours, monkeypatch)
-    assert sorted(type(result).__name__ for result in results) == ["ClaimRefused", "NoneType"]
+    assert sorted(type(result).__name__ for result in results) == ["GrantUsedUp", "NoneType"]
     assert sum(row.filled for row in SetAside.objects.all()) == Grant.unscoped.get(tenant=ours).used_units == 1
 
 
