@@ -100,7 +100,7 @@ def replay(lines: Iterable[Mapping[str, Any]], *, policy: Policy | None = None) 
     """
     entries = iter(lines)
     head = next(entries, {})
-    if head.get("kind") != "flight" or head.get("version") != FLIGHT_VERSION:
+    if not isinstance(head, Mapping) or (head.get("kind"), head.get("version")) != ("flight", FLIGHT_VERSION):
         raise DumpError(f"not a flight of version {FLIGHT_VERSION}")
     frames: dict[str, dict[str, HostState]] = {}
     flight = _Flight(policy)

@@ -37,6 +37,8 @@ def record_placed(
     `recording`: with the hosts as it saw them, for a replay.
     """
     (first, host), *others = placed.hosts.items()
+    # The first of such a batch saw the hosts of its reservation alone, the last ones perhaps all: one look is no record.
+    recording = recording and not (others and placed.drawn)
     best = placed.ranking.candidates
     Decision.unscoped.create(
         id=decision_id,

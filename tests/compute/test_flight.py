@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 
 from compute.errors import NoValidHost
-from compute.models import Decision, FlightFrame, Host, Pool
+from compute.models import Decision, Flavor, FlightFrame, Host, Pool
 from compute.scheduler.dump import DumpError
 from compute.scheduler.flight import replay
 from compute.scheduler.model import Policy
 from compute.services import flight
 from compute.services.flight import expire_frames, flight_lines, set_recording
+from compute.services.grants import Terms, create_grant
 from compute.services.instances_create import create_instances
 from tenants.errors import QuotaExceeded
 from tenants.models import Tenant
@@ -146,3 +147,22 @@ def test_the_oldest_frames_go_and_what_they_leave_is_told_as_missing(
 def test_what_is_no_flight_is_refused(line: dict[str, object]) -> None:
     with pytest.raises(DumpError):
         replay([line])
+
+
+def test_what_a_reservation_takes_is_decided_the_same_and_its_batches_are_left_out(tenant: Tenant) -> None:
+    flavor, pool = Flavor.objects.get(name="nano"), Pool.objects.get()
+    create_grant(actor=SYSTEM, tenant=tenant, pool=pool, flavor=flavor, terms=Terms(units=3))
+    _create(tenant, "single")
+    _create(tenant, "batch", count=4)
+    _create(tenant, "last")
+    frames = Decision.unscoped.order_by("created_at").values_list("frame", flat=True)
+    assert [frame is not None for frame in frames] == [True, False, True]
+    report = replay(flight_lines(pool=pool))
+    assert (len(report.decisions), report.same) == (2, True)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]\n", b"\xff\xfe", b"{}\n{}\n"])
+def test_a_file_that_is_no_flight_is_named_as_such(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(CommandError):
+        call_command("schedule_replay", str(tmp_path / "file"))

@@ -31,7 +31,7 @@ class Command(BaseCommand):
         policy = Policy(options["policy"]) if options["policy"] else None
         try:
             report = replay(_lines(options["file"]), policy=policy)
-        except (DumpError, OSError, json.JSONDecodeError) as error:
+        except (DumpError, OSError, ValueError) as error:
             raise CommandError(str(error)) from None
         if report.missing:
             self.stdout.write(f"{report.missing} decisions whose hosts are not in the file")
