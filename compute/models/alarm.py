@@ -11,7 +11,7 @@ class Alarm(models.Model):
     """One trouble, from when it was seen until it was over. `details` as JSON, by kind.
 
     `promise_at_risk`: all promises of a unit could be kept now, but not through the losses that the pool's policy names.
-    `promise_broken`: they cannot all be kept now. Both: {unit, promised, placeable, losses, tolerated, tenants: [{id, name, units}]}.
+    `promise_broken`: they cannot all be kept now. Both: {unit, promised, placeable, host_losses, tolerated, tenants: [{id, name, units}]}.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)

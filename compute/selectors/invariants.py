@@ -176,7 +176,9 @@ CHECKS: tuple[Check, ...] = (
                   = (promised.unit_kind, promised.unit_vcpus, promised.unit_memory_mib, promised.unit_disk_gib)) ranked) kept
         WHERE promised.units > kept.slots
           AND NOT EXISTS (SELECT FROM compute_alarm a WHERE a.pool_id = p.id AND a.cleared_at IS NULL
-                          AND a.kind IN ('promise_at_risk', 'promise_broken'))
+                          AND a.kind IN ('promise_at_risk', 'promise_broken')
+                          AND a.subject = concat_ws('/', promised.unit_vcpus, promised.unit_memory_mib, promised.unit_disk_gib,
+                                                    coalesce(nullif(promised.unit_kind, ''), 'either')))
         """,
     ),
     Check(
