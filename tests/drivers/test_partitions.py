@@ -197,6 +197,7 @@ def test_with_systemd_slices_are_left_to_machined_and_weighed(
     v2: Path, open_partitions: Callable[..., Partitions]
 ) -> None:
     partitions = open_partitions(v2, 2, systemd=True)
+    partitions.weigh([TenantShares(PARENT, cpu=200, io=100), TenantShares(TENANT, cpu=300, io=100)])
     with partitions.hold((PARENT, TENANT)) as name:
         assert name == f"/machine/cenote1/{OUTER}/{INNER}/own"
         assert not (v2 / "machine.slice").exists()
@@ -207,9 +208,11 @@ def test_with_systemd_slices_are_left_to_machined_and_weighed(
         for above in (group.parent, group.parent.parent):  # mkdir(parents=True) fills the last group only
             for file, text in V2_FILES.items():
                 (above / file).write_text(text)
-    partitions.weigh([TenantShares(TENANT, cpu=300, io=100)])
+    # At once, as they were told before: the next heartbeat may be long in coming.
     assert (group.parent / "cpu.weight").read_text() == "300"
-    assert {seen.path: seen.cpu_shares for seen in partitions.report()} == {(OUTER,): 100, (OUTER, INNER): 300}
+    assert (group.parent.parent / "cpu.weight").read_text() == "200"
+    partitions.weigh([TenantShares(TENANT, cpu=400, io=100)])
+    assert {seen.path: seen.cpu_shares for seen in partitions.report()} == {(OUTER,): 100, (OUTER, INNER): 400}
 
 
 def test_time_that_threads_wait_for_a_cpu_is_counted(v1: Path, open_partitions: Callable[..., Partitions]) -> None:

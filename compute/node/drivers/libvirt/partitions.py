@@ -80,7 +80,7 @@ class Partitions:
             with self._lock:
                 self._held[path] -= 1
                 if self._slices:
-                    self._apply(path)  # machined has made it by now, or never will
+                    self._apply_down(path)  # machined has made them by now, or never will
 
     def weigh(self, shares: Iterable[TenantShares]) -> None:
         """Ensure weights and take away empty groups. See Driver.weigh."""
@@ -159,6 +159,9 @@ class Partitions:
                 group.mkdir(exist_ok=True)
                 if self._cgroups.version == 1:
                     _inherit_cpuset(parent, group)
+        self._apply_down(path)
+
+    def _apply_down(self, path: _Path) -> None:
         for length in range(1, len(path) + 1):
             self._apply(path[:length])
 
