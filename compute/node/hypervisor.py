@@ -160,6 +160,11 @@ class Hypervisor:
         give_up = time.monotonic() + call.deadline_seconds + self._grace
         try:
             child = self._living(give_up)
+            if not child.wait_until_ready():
+                self._put_down(child, f"it did not start in {START_SECONDS:g} s")
+                return _unknown(call, "hypervisor_lost", "the hypervisor process did not start")
+            # The call's time begins with a process that can do it: a starting Python is no slow libvirt.
+            give_up = time.monotonic() + call.deadline_seconds + self._grace
             reply = child.ask("call", call.to_json(), give_up - time.monotonic())
         except Lost:
             return _unknown(call, "hypervisor_lost", "the hypervisor process died in the middle of the call")

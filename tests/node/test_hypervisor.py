@@ -153,10 +153,19 @@ def test_a_slow_start_is_not_taken_for_a_slow_look(slow_start: Hypervisor) -> No
     assert slow_start.pid() == first is not None
 
 
+def test_a_slow_start_is_not_taken_for_a_slow_call(slow_start: Hypervisor) -> None:
+    slow_start._grace = 0.1
+    answer = slow_start.run(a_call("instance.console_log", an_id(), deadline=1, max_bytes=100))
+    assert answer.error is None or answer.error.code not in ("watchdog", "hypervisor_lost"), answer
+    assert slow_start.pid() is not None
+
+
 def test_a_child_that_does_not_start_is_put_down(slow_start: Hypervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "START_SECONDS", 0.5)
     assert slow_start.domains() is None
     assert slow_start.pid() is None
+    answer = slow_start.run(a_call("instance.prepare", an_id()))
+    assert (answer.outcome, answer.error and answer.error.code) == ("unknown", "hypervisor_lost")
 
 
 def test_close_ends_what_runs_at_once(make: Make) -> None:
