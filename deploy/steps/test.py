@@ -30,10 +30,10 @@ def main() -> int:
     options = parser.parse_args()
     rest = options.rest[1:] if options.rest[:1] == ["--"] else options.rest
     place = Place.here()
-    if rest:
-        return _pytest(_environment(place), *rest)
     try:
         with only_one(place, "test"):
+            if rest:
+                return _pytest(_environment(place), *rest)
             return _whole(place, fast=options.fast, long=options.long)
     except SetupError as error:
         print(error, file=sys.stderr)
