@@ -167,14 +167,14 @@ class Observer:
             self._weighing.add_done_callback(_log_failure)
 
     def _look(self) -> _Look:
-        partitions = None
+        seen, partitions = None, None
         try:
             seen = self._eyes.domains()
             if seen is not None:  # else nobody can see anything now, and both looks would have to be waited for
                 partitions = self._eyes.partitions()
         except Exception:
-            log.exception("looking at the domains failed")
-            seen = None
+            # What was seen of the domains stays seen: weights are the smaller matter.
+            log.exception("looking at the %s failed", "domains" if seen is None else "partitions")
         return _Look(time.monotonic(), seen, partitions)
 
     def _slow(self) -> _Slow | None:

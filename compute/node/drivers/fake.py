@@ -70,7 +70,7 @@ class FakeDisk:
 
 @dataclass(slots=True)
 class FakePartition:
-    """A tenant's partition. A test plays what ran in it by `FakeDriver.spend`."""
+    """A tenant's partition. Nothing runs in it: the fake's guests use no CPU."""
 
     shares: int = NORMAL_SHARES
     cpu_seconds: float = 0.0
@@ -304,15 +304,6 @@ class FakeDriver(Driver):
         """Play what a guest or an operator does behind the driver's back: crash, shut down, pause."""
         with self._change():
             self._set_power(instance_id, power)
-
-    def spend(self, path: str, *, cpu_seconds: float, waited_seconds: float = 0.0) -> None:
-        """Play that guests in a partition ("tenant/child") ran, and waited for a CPU."""
-        with self._change():
-            parts = path.split("/")
-            for end in range(1, len(parts) + 1):
-                seen = self.host.partitions["/".join(parts[:end])]
-                seen.cpu_seconds += cpu_seconds
-                seen.waited_seconds += waited_seconds
 
     # -- parts
 

@@ -122,7 +122,7 @@ def forbid_swap(cgroups: Cgroups, controller_pid: int) -> None:
     group = _group_of(cgroups, controller_pid, "") if cgroups.version == 2 else None
     # The file is there only where memory is limited and the kernel knows swap; a group may also have gone meanwhile.
     if group is not None and (group / "memory.swap.max").is_file():
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # ENOENT before it is opened, ENODEV after
             (group / "memory.swap.max").write_text("0")
 
 
