@@ -48,6 +48,7 @@ class Eyes:
         self.domains_gate.set()
         self.disks_gate.set()
         self.broken = False
+        self.partitions_broken = False
         self.weighed: list[tuple[TenantShares, ...]] = []
         self.weighing_fails = False
 
@@ -62,6 +63,8 @@ class Eyes:
         return ("a disk",)
 
     def partitions(self) -> tuple[PartitionReport, ...] | None:
+        if self.partitions_broken:
+            raise RuntimeError("a bug")
         return (PARTITION,)
 
     def weigh(self, shares: tuple[TenantShares, ...]) -> None:
@@ -166,6 +169,12 @@ def test_tuning_without_sense_is_bounded(host: Host, wish: float, kept: float) -
 def test_what_ran_in_partitions_is_told_with_the_domains(host: Host) -> None:
     host.thread.start()
     wait_for(lambda: seen(host, domains=(GUEST,), partitions=(PARTITION,)), 3, "a report of partitions")
+
+
+def test_domains_are_told_though_partitions_cannot_be_seen(host: Host) -> None:
+    host.eyes.partitions_broken = True
+    host.thread.start()
+    wait_for(lambda: seen(host, domains=(GUEST,), partitions=None), 3, "a report without partitions")
 
 
 def test_weights_are_written_at_each_heartbeat_that_says_them(host: Host) -> None:
