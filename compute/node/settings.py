@@ -67,12 +67,16 @@ class NodeSettings:
                 shared_dir=Path(text("SHARED_DIR", str(SHARED_DIR))),
                 local_dir=Path(text("LOCAL_DIR", str(LOCAL_DIR))),
                 underlay_address=underlay,
-                # By host: lab hosts see one tree of control groups.
-                partition=f"cenote{host_id[-12:]}",
+                partition=partition_base(host_id),
             ),
             ca_file=Path(ca_file) if ca_file else None,
             underlay_address=underlay,
         )
+
+
+def partition_base(host_id: str) -> str:
+    """Return the group that holds a host's partitions. By host: lab hosts see one tree of control groups."""
+    return f"cenote{host_id[-12:]}"
 
 
 def _uuid(text: str) -> str:

@@ -11,7 +11,9 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.steps.files import write
+from compute.node.settings import partition_base
+from deploy.labhosts.groups import drop_groups
+from deploy.steps.files import read_env, write
 from deploy.steps.place import REPO, Place
 from deploy.steps.progress import SetupError, run
 
@@ -190,7 +192,7 @@ def end_processes(host: LabHost) -> int:
 
 
 def unmake(host: LabHost) -> None:
-    """Take the namespaces away. The host's directories stay."""
+    """Take the namespaces and control groups away. The host's directories stay."""
     (host.dir / "ns" / "made").unlink(missing_ok=True)
     for file in (host.mount_file, host.uts_file):
         while _is_mounted(file):
@@ -200,6 +202,8 @@ def unmake(host: LabHost) -> None:
     (host.dir / "ns" / "made").unlink(missing_ok=True)
     if Path(f"/run/netns/{host.netns}").exists():
         _ip("netns", "delete", host.netns)
+    if (host_id := read_env(host.dir / "etc" / "cenote" / "node.env").get("CENOTE_NODE_ID")) is not None:
+        drop_groups(partition_base(host_id))
 
 
 def unmake_switch(place: Place) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compute.node.settings import partition_base
+from compute.wire import partition_name
 from deploy.steps.place import REPO
 from tests.cloud.conftest import RunningCloud
+from tests.node.control import wait_for
 
 pytestmark = pytest.mark.cloud
+ROOT = Path("/sys/fs/cgroup")
+WEIGHTS = {"cpu.shares": "1024", "cpu.weight": "100"}  # what normal shares are in each version
 Make = Callable[..., dict[str, Any]]
 
 
@@ -63,6 +69,32 @@ def test_containers_are_not_root_on_their_host(running: RunningCloud, made: Make
     instance = made("confined")
     assert running.ssh(instance, "cat /proc/self/uid_map").split() == ["0", "100000", "65536"]
     assert running.ssh(instance, "(: >>/proc/sysrq-trigger) 2>/dev/null && echo writable || echo closed") == "closed"
+
+
+def test_cpu_of_a_tenant_is_seen_and_a_weight_changed_by_hand_is_mended(running: RunningCloud, made: Make) -> None:
+    instance = made("busy", user_data="#!/bin/sh\nwhile :; do :; done\n")
+    name = running.read(running.operator.get(f"/instances/{instance['id']}"))["host"]["name"]
+    host = running.read(running.operator.get(f"/hosts/{name}"))
+
+    def share() -> dict[str, Any]:
+        items = running.read(running.operator.get(f"/hosts/{name}/shares"))["items"]
+        return next((item for item in items if item["delivered"] > 0.1), {})
+
+    wait_for(lambda: bool(share()), 60, "CPU that somebody got")
+    seen = share()
+    assert 0 < seen["entitled"] <= seen["wanted"] + 1e-6
+    mine = running.tenant.get("/usage/shares")
+    assert sum(item["delivered"] for item in running.read(mine)["items"]) > 0.1
+    assert name not in mine.text
+    base, partition = partition_base(host["id"]), partition_name(seen["tenant"]["id"])
+    # Not all of the tree: a group of somebody else may go while it is walked.
+    tops = [top / f"{base}.partition" for top in (ROOT / "machine", *ROOT.glob("*/machine"))]
+    found = [file for top in tops for file in top.glob(f"**/{partition}.partition/cpu.*")]
+    weights = [file for file in found if file.name in WEIGHTS]
+    assert len(weights) == 1
+    assert weights[0].read_text().strip() == WEIGHTS[weights[0].name]
+    weights[0].write_text("7")
+    wait_for(lambda: weights[0].read_text().strip() == WEIGHTS[weights[0].name], 30, "the weight to be mended")
 
 
 def test_a_lab_host_sees_no_secret_but_its_own(running: RunningCloud) -> None:

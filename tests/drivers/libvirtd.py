@@ -17,6 +17,7 @@ from pathlib import Path
 import libvirt
 
 from compute.wire import NetworkSpec, NicSpec
+from deploy.labhosts.groups import drop_groups
 
 READY_SECONDS = 30.0
 _ENTER = """
@@ -121,6 +122,7 @@ def private_host(*, qemu_user: str = "root") -> Iterator[PrivateHost]:
         )
         subprocess.run(["ip", "netns", "add", netns], check=True)
         stack.callback(subprocess.run, ["ip", "netns", "delete", netns], check=False)
+        stack.callback(drop_groups, netns)
         host = PrivateHost(root, netns, qemu_user, _start(root, netns, qemu_user))
         stack.callback(_end, host)
         host.run("ip", "link", "set", "lo", "up")
