@@ -44,11 +44,6 @@ class Unit:
         if min(self.vcpus, self.memory_mib, self.disk_gib) < 1:
             raise ValueError(f"a unit has at least 1 vCPU, 1 MiB and 1 GiB: {self}")
 
-    @property
-    def size(self) -> Resources:
-        """Return its amounts."""
-        return Resources(self.vcpus, self.memory_mib, self.disk_gib)
-
     def times(self, count: int) -> Resources:
         """Return the room of `count` units."""
         return Resources(self.vcpus * count, self.memory_mib * count, self.disk_gib * count)
@@ -82,10 +77,9 @@ class Unplaceable:
     losses: int
 
 
-def surviving(slots: Iterable[int], losses: int) -> int:
+def surviving(slots: Slots, losses: int) -> int:
     """Return how many slots are left whatever `losses` hosts are lost: the sum without the largest."""
-    ordered = sorted(slots, reverse=True)
-    return sum(ordered[losses:])
+    return int(slots.sum()) - int(np.sort(slots)[::-1][:losses].sum())
 
 
 def tolerated(slots: Iterable[int], units: int) -> int:
@@ -135,7 +129,7 @@ def set_aside(
         most = filled[unit] + np.where(able, most, 0)
         wanted = promised.get(unit, 0)
         slots = _level(filled[unit], most, wanted, losses)
-        placeable = _surviving(slots, losses)
+        placeable = surviving(slots, losses)
         if placeable < wanted:
             broken.append(Unplaceable(unit, wanted, placeable, losses))
         plan[unit] = {host.id: int(count) for host, count in zip(ordered, slots, strict=True) if count}
@@ -144,27 +138,23 @@ def set_aside(
     return plan, tuple(broken)
 
 
-def _surviving(slots: Slots, losses: int) -> int:
-    return int(slots.sum()) - int(np.sort(slots)[::-1][:losses].sum())
-
-
 def _level(least: Slots, most: Slots, wanted: int, losses: int) -> Slots:
     """Return the lowest level, between `least` and `most` on each host, at which `wanted` slots outlive the losses."""
-    if _surviving(least, losses) >= wanted:
+    if surviving(least, losses) >= wanted:
         return least
-    if _surviving(most, losses) < wanted:
+    if surviving(most, losses) < wanted:
         return most
     low, high = 0, int(most.max())
     while high - low > 1:
         middle = (low + high) // 2
-        if _surviving(np.clip(middle, least, most), losses) >= wanted:
+        if surviving(np.clip(middle, least, most), losses) >= wanted:
             high = middle
         else:
             low = middle
     slots: Slots = np.clip(low, least, most)
     # One step below the level that suffices: raise single hosts until it does.
     for row in np.flatnonzero(np.clip(high, least, most) > slots):
-        if _surviving(slots, losses) >= wanted:
+        if surviving(slots, losses) >= wanted:
             break
         slots[row] += 1
     return slots
