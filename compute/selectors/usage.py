@@ -56,7 +56,7 @@ class Period:
     def midnights(self) -> list[datetime]:
         """Return the starts of the days (UTC) inside the period."""
         first = self.start.replace(hour=0, minute=0, second=0)
-        return [first + timedelta(days=number) for number in range((self.until - first).days + 2)]
+        return [first + timedelta(days=number) for number in range((self.until - first).days + 1)]
 
 
 @dataclass(frozen=True, slots=True)

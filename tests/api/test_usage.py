@@ -105,6 +105,11 @@ def test_a_wrong_period_is_named(world: World, query: str, pointer: str) -> None
     assert problem["errors"][0]["pointer"] == pointer
 
 
+def test_the_last_day_of_the_calendar_has_usage_too(world: World) -> None:
+    report = world.owner.ok("GET", "usage?group_by=day&from=9999-12-31T00:00:00Z&to=9999-12-31T01:00:00Z")
+    assert report["total"]["vcpu_seconds"] == 0
+
+
 def test_operators_set_read_and_end_prices(world: World) -> None:
     body = {"resource": "vcpu", "per_hour": "0.0125", "currency": "EUR"}
     first = world.operator.ok("POST", "prices", body, status=201)
