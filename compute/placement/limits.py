@@ -73,6 +73,14 @@ def transfer(
             raise _exceeded(refused, levels=entering, pool=pool, amounts=amounts, actor=actor)
 
 
+def check(*, pool: Pool, amounts: Mapping[str, int], levels: Sequence[uuid.UUID], actor: Actor) -> None:
+    """Raise QuotaExceeded where `transfer` to these levels would, as things stand; nothing is locked or changed."""
+    rows = GrantLimit.objects.filter(grant__pool=pool, grant__tenant_id__in=list(levels), limit__isnull=False)
+    refused = [row.id for row in rows if row.limit is not None and row.used + amounts[row.resource] > row.limit]
+    if refused:
+        raise _exceeded(refused, levels=levels, pool=pool, amounts=amounts, actor=actor)
+
+
 def charge(*, tenant: Tenant, pool: Pool, amounts: Mapping[str, int], actor: Actor | None = None) -> None:
     """Take amounts (`vcpus`, `memory_mib` in MiB, `disk_gib` in GiB) from every limit on the tenant's path in the pool.
 

@@ -25,6 +25,9 @@ def plan_tenant_move(
     """What `move_tenant_with_guests` would do; raises as it does, but for the shortages of quotas, which are listed."""
     move = moves.plan_move(actor=actor, tenant=tenant, parent=parent, expected_version=expected_version)
     _check_grants(move.tenant, move.parent)
+    _, entering = _levels(move.tenant, move.parent)
+    for pool, amounts in _used_by_pool(move.tenant.id):
+        limits.check(pool=pool, amounts=amounts, levels=entering, actor=actor)
     return move
 
 
@@ -46,12 +49,18 @@ def move_tenant_with_guests(
             raise NotFound
         move = moves.move_tenant(actor=actor, tenant=tenant, parent=parent, expected_version=expected_version)
         _check_grants(old, move.parent)
-        new_levels = [] if move.parent is None else move.parent.path
-        leaving = [level for level in old.path[:-1] if level not in new_levels]
-        entering = [level for level in new_levels if level not in old.path]
+        leaving, entering = _levels(old, move.parent)
         for pool, amounts in _used_by_pool(old.id):
             limits.transfer(pool=pool, amounts=amounts, leaving=leaving, entering=entering, actor=actor)
         return move
+
+
+def _levels(tenant: Tenant, parent: Tenant | None) -> tuple[list[uuid.UUID], list[uuid.UUID]]:
+    """Return the tenants above the old place alone, and those above the new one alone. `tenant` as before the move."""
+    above = [] if parent is None else parent.path
+    return [level for level in tenant.path[:-1] if level not in above], [
+        level for level in above if level not in tenant.path
+    ]
 
 
 def _check_grants(tenant: Tenant, parent: Tenant | None) -> None:

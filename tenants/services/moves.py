@@ -128,7 +128,7 @@ def move_tenant(*, actor: Actor, tenant: Tenant, parent: Tenant | None, expected
     that gives or takes a role above the actor's own is refused. Tokens whose user has no role at the new place are
     revoked. Moving it to where it is changes nothing.
     Raises QuotaExceeded for the nearest level without room (data also: `shortages`, all of them), Conflict (reason
-    "cycle", "no_owner", "deleting"), NameTaken, TenantDisabled, VersionMismatch, PermissionDenied, NotFound.
+    "cycle", "no_owner"), NameTaken, TenantDisabled, VersionMismatch, PermissionDenied, NotFound.
     """
     _authorize(actor, tenant, parent)
     with transaction.atomic():

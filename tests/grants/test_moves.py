@@ -65,11 +65,14 @@ def test_the_limits_of_grants_follow_the_guests(field: Field, ours: Tenant, othe
     field.grant(ours, 0, limits={"vcpus": 8})
     field.grant(others, 0, limits={"vcpus": 1})
     guest = field.create(team)[0]
+    with pytest.raises(QuotaExceeded, match="may use 1 vcpus in the pool"):
+        plan_tenant_move(actor=SYSTEM, tenant=team, parent=others)
     with pytest.raises(QuotaExceeded) as caught:
         move_tenant_with_guests(actor=SYSTEM, tenant=team, parent=others)
     assert (caught.value.data["pool"], caught.value.data["limit"]) == (field.pool.name, 1)
     assert (_used(ours), _used(others)) == (2, 0)
     GrantLimit.objects.filter(grant__tenant=others, resource="vcpus").update(limit=4, ceiling=4)
+    plan_tenant_move(actor=SYSTEM, tenant=team, parent=others)
     move_tenant_with_guests(actor=SYSTEM, tenant=team, parent=others)
     assert (_used(ours), _used(others)) == (0, 2)
     field.end(guest)
