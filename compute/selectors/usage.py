@@ -166,28 +166,39 @@ FROM late GROUP BY key, tenant_id, flavor_id, pool_id, kind, first, last ORDER B
 """
 
 
+# Counted first: the report itself would be in memory by the time that it is found to be too long.
+_INSTANCES: Final = """
+SELECT count(*) FROM (
+    SELECT DISTINCT s.consumer_id FROM tenants_usagesegment s
+    WHERE s.billed_from < to_timestamp(%(until)s) AND (s.ended_at IS NULL OR s.ended_at > to_timestamp(%(start)s))
+      AND (%(payer)s::uuid IS NULL OR s.payers @> ARRAY[%(payer)s::uuid]) LIMIT %(most)s
+) found
+"""
+
+
 def measure(
     *, payer: uuid.UUID | None, cuts: Sequence[tuple[datetime, datetime]], group_by: str, for_prices: bool = False
 ) -> list[Piece]:
     """Add up what `payer` and all below it were charged for, between each two cuts. `cuts` touch, in order.
 
-    `for_prices`: a piece for each source, else one for each group.
+    `for_prices`: a piece for each source, else one for each group. Raises InvalidInput for too many instances.
     """
     if not cuts:
         return []
+    parameters = {
+        "payer": payer,
+        "starts": [int(start.timestamp()) for start, _ in cuts],
+        "ends": [int(end.timestamp()) for _, end in cuts],
+        "start": int(cuts[0][0].timestamp()),
+        "until": int(cuts[-1][1].timestamp()),
+        "group_by": group_by,
+        "for_prices": for_prices,
+    }
     with connection.cursor() as cursor:
-        cursor.execute(
-            _PIECES,
-            {
-                "payer": payer,
-                "starts": [int(start.timestamp()) for start, _ in cuts],
-                "ends": [int(end.timestamp()) for _, end in cuts],
-                "start": int(cuts[0][0].timestamp()),
-                "until": int(cuts[-1][1].timestamp()),
-                "group_by": group_by,
-                "for_prices": for_prices,
-            },
-        )
+        if group_by == "instance":
+            cursor.execute(_INSTANCES, {**parameters, "most": MAX_GROUPS + 1})
+            check_group_count(cursor.fetchone()[0])
+        cursor.execute(_PIECES, parameters)
         rows = cursor.fetchall()
     pieces = []
     for group, name, *source, first, last, n, v, m, d, n0, v0, m0, d0, n1, v1, m1, d1 in rows:
@@ -241,9 +252,8 @@ def read_usage(*, actor: Actor, tenant: Tenant | None, period: Period, group_by:
 def check_group_count(count: int) -> None:
     """Raise InvalidInput for a report that nobody reads and that would fill the memory of a web process."""
     if count > MAX_GROUPS:
-        raise InvalidInput.field(
-            "?group_by", "too_many", f"That would be {count} lines, more than {MAX_GROUPS}: ask for a tenant below."
-        )
+        detail = f"That would be more than {MAX_GROUPS} lines: group by flavor, take a shorter period, or ask for a tenant below."
+        raise InvalidInput.field("?group_by", "too_many", detail)
 
 
 def tenant_names(keys: Iterable[str]) -> dict[str, str]:

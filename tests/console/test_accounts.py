@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -13,9 +14,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from compute.models import BookCheck, Host, Price
+from compute.selectors import usage
 from compute.selectors.invariants import CHECKS
 from compute.services.books import check_books
 from tenants.models import UsageSegment
+from tenants.models.ids import new_id
 from tests.portal.conftest import People
 from tests.sagas.conftest import Cloud
 
@@ -78,6 +81,23 @@ def test_usage_goes_from_the_cloud_down_into_the_tree(people: People, cloud: Clo
     assert below.context["total"].cost == whole.context["total"].cost
     assert len(below.context["bars"]) in range(28, 32)
     assert [bar.height for bar in below.context["bars"]][:2] == [100.0, 0.0]
+
+
+def test_more_instances_than_a_page_shows_are_shown_by_flavor(
+    people: People, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_an_hour(cloud)
+    assert people.owner.get("/usage").context["by"] == "instance"
+    monkeypatch.setattr(usage, "MAX_GROUPS", 40)  # more than a month has days
+    segment = UsageSegment.unscoped.get()
+    for _ in range(40):
+        segment.pk, segment.consumer_id = new_id(), uuid.uuid4()
+        segment.save(force_insert=True)
+    page = people.owner.get("/usage")
+    assert (page.status_code, page.context["by"]) == (200, "flavor")
+    assert [row.name for row in page.context["rows"]] == ["small"]
+    assert people.owner.get("/usage/lines.csv?by=flavor").status_code == 200
+    assert people.owner.get("/usage/lines.csv?by=instance").status_code == 400
 
 
 def test_the_costs_as_a_file(people: People, cloud: Cloud) -> None:
