@@ -87,6 +87,7 @@ def arrange(*, pool: Pool, hosts: Sequence[Host]) -> tuple[Unplaceable, ...]:
     a tenant with ten guests to whom ten units are promised is to have those ten, not twenty. Hosts out of service keep
     the slots that are in use, since their guests may come back with them. Needs `lock_hosts`.
     """
+    pool = Pool.objects.get(id=pool.id)  # its policy as it stands: whoever changes it holds the hosts
     reserved = _reserved(hosts)
     _adopt(pool, hosts, reserved)
     filled: dict[uuid.UUID, dict[Unit, int]] = {}

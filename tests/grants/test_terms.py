@@ -52,6 +52,13 @@ def test_guests_that_run_are_counted_in(field: Field, ours: Tenant, others: Tena
     assert field.fill(others) == 10
 
 
+def test_the_policy_that_holds_is_the_one_under_the_locks(field: Field, ours: Tenant) -> None:
+    read_before = field.pool
+    Pool.objects.update(host_losses=2)
+    create_grant(actor=SYSTEM, tenant=ours, pool=read_before, flavor=field.unit, terms=Terms(units=4))
+    assert sorted(row.slots for row in SetAside.objects.all()) == [2, 2, 2, 2]
+
+
 def test_guests_beyond_a_reservation_cost_no_query_each(
     field: Field, ours: Tenant, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
