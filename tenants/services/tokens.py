@@ -46,10 +46,14 @@ def create_token(
         raise PermissionDenied("A token can only be made for yourself.")
     if tenant is None and not user.is_operator:
         raise InvalidInput.field("/user", "not_operator", "Only an operator of the cloud has tokens without a tenant.")
-    if tenant is not None and standing(actor=_bare(user), tenant=tenant).role is None:
-        raise InvalidInput.field("/user", "no_role", f"{user.username} has no role in this tenant.")
+    if tenant is not None:
+        _check_role(user, tenant)
     _check(name=name, scope=scope, expires_at=expires_at)
     with transaction.atomic():
+        if tenant is not None:
+            # A move may have taken the role that was asked for above, and revoked what hung on it, before this token.
+            tree.hold()
+            _check_role(user, tenant)
         if actor.token_id is not None:
             _check_narrower(actor.token_id, scope=scope, expires_at=expires_at)
         prefix = "".join(secrets.choice(_PREFIX_ALPHABET) for _ in range(12))
@@ -73,6 +77,11 @@ def create_token(
         if tenant is not None:
             quotas.charge(tenant=tenant, amounts={"tokens": 1}, actor=actor)
     return token, text
+
+
+def _check_role(user: User, tenant: Tenant) -> None:
+    if standing(actor=_bare(user), tenant=tenant).role is None:
+        raise InvalidInput.field("/user", "no_role", f"{user.username} has no role in this tenant.")
 
 
 def revoke_token(*, actor: Actor, token: ApiToken) -> None:
