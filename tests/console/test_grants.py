@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from compute.models import Grant, Host
+from compute.models import Flavor, Grant, Host, Pool
 from compute.reconcilers import promises
+from compute.services.grants import Terms, create_grant
+from tenants.models import Tenant
 from tests.factories.compute import make_host
+from tests.factories.tenants import SYSTEM, make_tenant
 from tests.portal.conftest import People
 from tests.sagas.conftest import Cloud
 
@@ -26,6 +29,20 @@ def test_room_is_promised_changed_and_taken_back(people: People, cloud: Cloud) -
     assert people.owner.post(f"/console/grants/{grant.id}/end").status_code == 404
     operator.post(f"/console/grants/{grant.id}/end")
     assert not Grant.unscoped.exists()
+
+
+def test_units_beyond_the_own_are_no_limit_that_was_passed(people: People, cloud: Cloud) -> None:
+    parent = make_tenant("parent")
+    Tenant.objects.filter(id=cloud.tenant.id).update(parent=parent, path=[parent.id, cloud.tenant.id])
+    cloud.tenant.refresh_from_db()
+    Pool.objects.update(host_losses=0)
+    flavor = Flavor.objects.get()
+    create_grant(actor=SYSTEM, tenant=parent, pool=cloud.pool, flavor=flavor, terms=Terms(units=2))
+    create_grant(actor=SYSTEM, tenant=cloud.tenant, pool=cloud.pool, flavor=None, terms=Terms(units=1, expandable=True))
+    Grant.unscoped.filter(tenant=cloud.tenant).update(used_units=2)
+    page = people.owner.get("/").content.decode()
+    assert "2 units are in use" in page
+    assert "over the limit" not in page
 
 
 def test_nonsense_is_said_beside_its_field(people: People, cloud: Cloud) -> None:
