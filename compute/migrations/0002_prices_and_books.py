@@ -14,7 +14,7 @@ import tenants.models.ids
 PRICES_FORWARD = """
 CREATE FUNCTION compute_price_keep_past() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF OLD.valid_from > now() THEN
+    IF OLD.valid_from > now() AND (TG_OP = 'DELETE' OR NEW.valid_from > now()) THEN
         RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
     END IF;
     IF TG_OP = 'UPDATE'

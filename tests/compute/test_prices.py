@@ -180,3 +180,9 @@ def test_only_operators_set_prices_and_values_are_judged() -> None:
         with pytest.raises(InvalidInput):
             set_price(actor=ACTOR, **values)  # type: ignore[arg-type]
     assert not Price.objects.exists()
+
+
+def test_the_database_lets_no_plan_slip_into_the_past() -> None:
+    planned = put("vcpu", "2", valid_from=timezone.now().replace(microsecond=0) + timedelta(days=1))
+    with pytest.raises(DatabaseError, match="history"), transaction.atomic():
+        Price.objects.filter(id=planned.id).update(valid_from=timezone.now() - timedelta(days=1))
