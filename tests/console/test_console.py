@@ -197,9 +197,16 @@ def test_a_tenant_is_moved_after_its_plan_was_shown(people: People, cloud: Cloud
     with transaction.atomic():
         quotas.charge(tenant=team, amounts={"instances": 2})
     assert "may use 1 Instances" in operator.get(path, {"parent": "right"}).content.decode()
-    assert operator.post(path, {"parent": "right"}).status_code == 400
+    order = {"parent": "right", "version": str(team.version)}
+    assert operator.post(path, order).status_code == 400
     quotas.set_limit(actor=SYSTEM, tenant=right, resource="instances", limit=2)
-    assert operator.post(path, {"parent": "right"})["Location"] == f"/console/tenants/{team.id}"
+    shown = operator.get(path, {"parent": "right"}).content.decode()
+    assert f'name="version" value="{team.version}"' in shown
+    assert f'name="parent" value="{right.id}"' in shown
+    for version in ("", "x", str(team.version + 1)):
+        assert operator.post(path, {**order, "version": version}).status_code == 400
+    assert Tenant.objects.get(id=team.id).parent_id == left.id
+    assert operator.post(path, order)["Location"] == f"/console/tenants/{team.id}"
     assert Tenant.objects.get(id=team.id).parent_id == right.id
 
 

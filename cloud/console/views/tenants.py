@@ -109,6 +109,13 @@ def _limits(values: dict[str, str]) -> dict[str, int | None]:
     return limits
 
 
+def _version(text: str) -> int:
+    try:
+        return whole_number(text)
+    except ValueError:
+        raise InvalidInput("Look at what would happen first, then move.") from None
+
+
 @require_http_methods(["GET", "HEAD", "POST"])
 @for_operators
 def move(request: HttpRequest, actor: Actor, tenant_id: uuid.UUID) -> HttpResponse:
@@ -122,7 +129,9 @@ def move(request: HttpRequest, actor: Actor, tenant_id: uuid.UUID) -> HttpRespon
             try:
                 parent = _parent(form.values["parent"])
                 if request.method == "POST":
-                    move_tenant_with_guests(actor=actor, tenant=tenant, parent=parent)
+                    # The plan that was shown is what is agreed to: not a tenant that has changed since.
+                    version = _version(request.POST.get("version", ""))
+                    move_tenant_with_guests(actor=actor, tenant=tenant, parent=parent, expected_version=version)
                     messages.success(
                         request, f"{tenant.name} stands under {parent.name if parent else 'no other'} now."
                     )
