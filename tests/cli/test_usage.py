@@ -43,6 +43,7 @@ def test_usage_as_a_table_ends_with_the_total(cli: Cli, world: World) -> None:
     ]
     assert lines[1].split() == ["acme", "2.00", "2.00", "0.50", "2.00"]
     assert lines[-1].split() == ["total", "2.00", "2.00", "0.50", "2.00"]
+    assert cli("usage", "show", "--from", _yesterday(), "-o", "name").out.split() == ["acme"]
     report = cli("usage", "show", "--from", _yesterday(), "--by", "instance", "-o", "json").json
     assert (report["groups"][0]["name"], report["total"]["vcpu_seconds"]) == ("web", 7200)
 
@@ -58,6 +59,7 @@ def test_cost_as_table_json_and_csv(cli: Cli) -> None:
     )
     table = cli("usage", "cost", "--from", _yesterday()).out.splitlines()
     assert table[1].split() == ["acme", "vcpu", "2.000000", "0.250000", "0.500000"]
+    assert cli("usage", "cost", "--from", _yesterday(), "-o", "name").out.split() == ["acme"]
     assert table[-1].split()[-2:] == ["0.500000", "EUR"]
     assert cli("usage", "cost", "--from", _yesterday(), "-o", "json").json["total"] == "0.500000"
     rows = list(csv.DictReader(io.StringIO(cli("usage", "cost", "--from", _yesterday(), "--csv").out)))

@@ -22,7 +22,7 @@ USAGE_COLUMNS = {
     "disk_gib_hours": "disk_gib_hours",
 }
 COST_COLUMNS = {
-    "name": "group_name",
+    "name": "name",
     "resource": "resource",
     "hours": "quantity",
     "per_hour": "per_hour",
@@ -64,7 +64,9 @@ def show_usage(
         session.one(report)
         return
     lines = [_in_hours(group["name"], group["amounts"]) for group in report["groups"]]
-    session.rows([*lines, _in_hours("total", report["total"])], USAGE_COLUMNS)
+    if session.output == "table":
+        lines.append(_in_hours("total", report["total"]))
+    session.rows(lines, USAGE_COLUMNS)
 
 
 @command(app, "cost")
@@ -85,15 +87,18 @@ def show_cost(
     if session.output in ("json", "yaml"):
         session.one(report)
         return
-    total = {"group_name": "total", "cost": f"{report['total']} {report['currency'] or ''}".rstrip()}
-    session.rows([*report["lines"], total], COST_COLUMNS)
+    lines = [{**line, "name": line["group_name"]} for line in report["lines"]]
+    if session.output == "table":
+        lines.append({"name": "total", "cost": f"{report['total']} {report['currency'] or ''}".rstrip()})
+    session.rows(lines, COST_COLUMNS)
 
 
 @command(app, "shares")
 def show_shares(session: Session, tenant: Tenant = None) -> None:
     """CPU that the tenant and all below it got of late in each pool, against what they are entitled to."""
     items = session.client.get("usage/shares", tenant=tenant)["items"]
-    session.rows(items if session.output in ("json", "yaml") else [in_vcpus(item) for item in items], SHARE_COLUMNS)
+    named = [{**in_vcpus(item), "name": item["pool"]["name"]} for item in items]
+    session.rows(items if session.output in ("json", "yaml") else named, SHARE_COLUMNS)
 
 
 @command(price_app, "list")
