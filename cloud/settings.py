@@ -41,6 +41,8 @@ DATABASES = {
             # A statement that takes longer than this holds others up; 503 is the better answer.
             "options": "-c statement_timeout=10000 -c lock_timeout=8000 -c idle_in_transaction_session_timeout=30000",
             "connect_timeout": 3,
+            # Lets `tenants.prepared` prepare; Django's own cursors send text and never do.
+            "prepare_threshold": 5,
         },
     }
 }

@@ -7,6 +7,7 @@ the broker (a paused Redis would block it without bound), and nothing is publish
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from django.utils import timezone
 from compute import states
 from compute.errors import OperationInProgress
 from compute.models import Host, HostCall, Instance, Operation
+from tenants import prepared
 from tenants.services.access import Actor
 
 CHANNEL = "cenote_doorbell"
@@ -101,6 +103,44 @@ def submit(
     operation.deadline_at = operation.next_attempt_at + timedelta(seconds=seconds)
     ring("op", operation.id)
     return operation
+
+
+def submit_first(
+    *,
+    actor: Actor,
+    kind: str,
+    target_type: str,
+    targets: Sequence[tuple[uuid.UUID, str]],
+    tenant_id: uuid.UUID,
+    request_key: uuid.UUID | None = None,
+) -> list[Operation]:
+    """`submit` for targets (id, name) that the caller's transaction has made: nobody else can have ordered anything yet."""
+    seconds = settings.OPERATION_DEADLINE_SECONDS
+    now = timezone.now()
+    operations = [
+        Operation(
+            tenant_id=tenant_id,
+            kind=kind,
+            target_type=target_type,
+            target_id=target_id,
+            target_name=name,
+            actor=actor.username,
+            request_id=actor.request_id or "",
+            request_key=request_key,
+            next_attempt_at=now,
+            deadline_at=now + timedelta(seconds=seconds),
+        )
+        for target_id, name in targets
+    ]
+    # Due on the database's clock; what is returned is for showing.
+    prepared.insert(
+        operations,
+        next_attempt_at="statement_timestamp()",
+        deadline_at=f"statement_timestamp() + make_interval(secs => {seconds:d})",
+    )
+    bells = [f"op:{operation.id}" for operation in operations]
+    prepared.run("SELECT pg_notify(%s, bell) FROM unnest(%s::text[]) AS bell", [CHANNEL, bells])
+    return operations
 
 
 def write_call(

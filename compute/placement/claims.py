@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.db import connection
-
 from compute.models import Allocation, Grant, Host
 from compute.placement.loader import HOST_COLUMNS, HOST_TABLES, host_from_row
 from compute.placement.reservations import NOTHING, ReservationUsedUp, draw, fill, lock_chain
 from compute.scheduler.capacity import fits
 from compute.scheduler.model import HostState, Resources
+from tenants import prepared
 from tenants.models.ids import new_id
 
 
@@ -61,6 +60,7 @@ UPDATE compute_host SET
     held_disk_gib = held_disk_gib + %(held_disk)s
 WHERE id = %(host)s
 """
+_WRITE_AND_MOVE: Final = _WRITE + _MOVE
 
 
 def claim(*, wanted: Mapping[uuid.UUID, Seat]) -> None:
@@ -100,9 +100,7 @@ def claim_first(*, consumer: uuid.UUID, seats: Sequence[Seat]) -> Seat | None:
 
 
 def _locked(sql: str, parameters: list[Any]) -> list[HostState]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return [host_from_row(row) for row in cursor.fetchall()]
+    return [host_from_row(row) for row in prepared.run(sql, parameters)]
 
 
 def _take(host: HostState | None, seats: Mapping[uuid.UUID, Seat], drawn: dict[uuid.UUID, int]) -> None:
@@ -134,8 +132,7 @@ def _take(host: HostState | None, seats: Mapping[uuid.UUID, Seat], drawn: dict[u
         "disk": [seat.resources.disk_gib for seat in seats.values()],
     }
     moved = _moved(host_id, used=open_to_all + reserved, held=NOTHING - reserved, instances=len(seats))
-    with connection.cursor() as cursor:
-        cursor.execute(_WRITE + _MOVE, {**allocated, **moved})
+    prepared.run(_WRITE_AND_MOVE, {**allocated, **moved})
 
 
 def _draw(drawn: Mapping[uuid.UUID, int]) -> None:
@@ -161,8 +158,7 @@ def _moved(host_id: uuid.UUID, *, used: Resources, held: Resources, instances: i
 
 def _move(host_id: uuid.UUID, *, used: Resources, held: Resources, instances: int) -> None:
     """Add to a host's sums."""
-    with connection.cursor() as cursor:
-        cursor.execute(_MOVE, _moved(host_id, used=used, held=held, instances=instances))
+    prepared.run(_MOVE, _moved(host_id, used=used, held=held, instances=instances))
 
 
 def release(*, consumer_type: str, consumer_id: uuid.UUID) -> bool:

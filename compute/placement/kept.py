@@ -16,11 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from django.db import connection
-
 from compute.placement.loader import HOST_COLUMNS, HOST_TABLES, host_from_row
 from compute.scheduler.model import HostState
 from compute.scheduler.snapshot import Snapshot
+from tenants import prepared
 
 # One row at least, for the frame. A table that was emptied or written anew by TRUNCATE has another file.
 _LOOK: Final = "".join(
@@ -64,10 +63,10 @@ class KeptHosts:
             changed = [row for row in rows if row[_FRAME] is not None and self._seen.get(str(row[4])) != row[_FRAME]]
             if own is not None and any(row[_FRAME] == own for row in changed):
                 # The caller's own uncommitted work: true for the caller alone, and perhaps never for anybody else.
-                pools, _ = _applied(self._pools, self._pool_of, changed)
+                pools = _applied(self._pools, dict(self._pool_of), changed)
                 return _of_pool(pools, pool_id)
             if changed:
-                self._pools, self._pool_of = _applied(self._pools, self._pool_of, changed)
+                self._pools = _applied(self._pools, self._pool_of, changed)
                 self._seen.update((str(row[4]), row[_FRAME]) for row in changed)
             self._file, self._horizon = file, horizon
             return _of_pool(self._pools, pool_id)
@@ -77,10 +76,7 @@ class KeptHosts:
         self._seen, self._pool_of, self._pools = {}, {}, {}
 
     def _read(self) -> list[Any]:
-        with connection.cursor() as cursor:
-            cursor.execute(_LOOK, [self._horizon])
-            found: list[Any] = cursor.fetchall()
-            return found
+        return prepared.run(_LOOK, [self._horizon])
 
 
 _NO_HOSTS: Final = Snapshot.from_hosts(())
@@ -99,11 +95,10 @@ def _hosts_of(pools: Mapping[str, Snapshot]) -> Iterator[HostState]:
 
 def _applied(
     pools: dict[str, Snapshot], pool_of: dict[str, str], changed: Iterable[Sequence[Any]]
-) -> tuple[dict[str, Snapshot], dict[str, str]]:
-    """Return the pools with the changed hosts in the place of what was known of them."""
+) -> dict[str, Snapshot]:
+    """Return the pools with the changed hosts in the place of what was known of them; bring `pool_of` up to date."""
     present: dict[str, list[HostState]] = {}
     gone: dict[str, set[str]] = {}
-    pool_of = dict(pool_of)
     for row in changed:
         host = host_from_row(row[_FRAME + 1 :])
         before = pool_of.pop(host.id, None)
@@ -119,7 +114,7 @@ def _applied(
         if pool_id in gone:
             snapshot = Snapshot.from_hosts(host for host in snapshot.hosts if host.id not in gone[pool_id])
         pools[pool_id] = snapshot.with_hosts(present.get(pool_id, ()))
-    return pools, pool_of
+    return pools
 
 
 KEPT: Final = KeptHosts()

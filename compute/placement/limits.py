@@ -12,9 +12,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from compute.models import GrantLimit, Pool
+from tenants import prepared
 from tenants.errors import LedgerMismatch, QuotaExceeded
 from tenants.models import Tenant
 from tenants.scope import ALL
@@ -84,13 +85,12 @@ def check(*, pool: Pool, amounts: Mapping[str, int], levels: Sequence[uuid.UUID]
 def charge(*, tenant: Tenant, pool: Pool, amounts: Mapping[str, int], actor: Actor | None = None) -> None:
     """Take amounts (`vcpus`, `memory_mib` in MiB, `disk_gib` in GiB) from every limit on the tenant's path in the pool.
 
-    All or nothing. Raises QuotaExceeded for the level nearest the leaf that lacks room; with `actor`, figures of a
-    parent that the actor cannot see are kept out of it.
+    Raises QuotaExceeded for the level nearest the leaf that lacks room, and the caller's transaction ends with it; with
+    `actor`, figures of a parent that the actor cannot see are kept out of it.
     """
-    with transaction.atomic():
-        refused = _move(_CHARGE, levels=tenant.path, pool_id=pool.id, amounts=amounts)
-        if refused:
-            raise _exceeded(refused, levels=tenant.path, pool=pool, amounts=amounts, actor=actor)
+    refused = _move(_CHARGE, levels=tenant.path, pool_id=pool.id, amounts=amounts)
+    if refused:
+        raise _exceeded(refused, levels=tenant.path, pool=pool, amounts=amounts, actor=actor)
 
 
 def release(*, tenant: Tenant, pool_id: uuid.UUID, amounts: Mapping[str, int]) -> None:
@@ -115,17 +115,16 @@ def forecast(*, tenant: Tenant, amounts: Mapping[str, int]) -> dict[str, list[Qu
 
 
 def _move(sql: str, *, levels: Sequence[uuid.UUID], pool_id: uuid.UUID, amounts: Mapping[str, int]) -> list[uuid.UUID]:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            sql,
-            {
-                "resources": list(LIMITED),
-                "amounts": [amounts[resource] for resource in LIMITED],
-                "pool": pool_id,
-                "levels": [str(level) for level in levels],
-            },
-        )
-        return [row[0] for row in cursor.fetchall()]
+    rows = prepared.run(
+        sql,
+        {
+            "resources": list(LIMITED),
+            "amounts": [amounts[resource] for resource in LIMITED],
+            "pool": pool_id,
+            "levels": list(levels),
+        },
+    )
+    return [row[0] for row in rows]
 
 
 def _exceeded(

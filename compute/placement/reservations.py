@@ -12,16 +12,23 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
+from django.db import connection
 from django.db.models import F
 
 from compute.models import Flavor, Grant, GrantUse, SetAside
 from compute.scheduler.model import HostState, Policy, Ranking, Request, Resources
 from compute.scheduler.promises import Unit
 from compute.scheduler.ranking import rank
+from tenants import prepared
 
 NOTHING = Resources(0, 0, 0)
+
+_GRANT_FIELDS: Final = [field.attname for field in Grant._meta.concrete_fields]
+_GRANTS: Final = " ".join(
+    ("SELECT", ", ".join(_GRANT_FIELDS), "FROM compute_grant WHERE pool_id = %s AND tenant_id = ANY(%s)")
+)
 
 
 class ReservationUsedUp(Exception):
@@ -120,7 +127,8 @@ class Reservation:
 
 def chain_of(*, pool_id: uuid.UUID, tenant_path: Sequence[uuid.UUID]) -> list[Grant]:
     """Return the grants on a tenant's path in a pool, the nearest first."""
-    rows = Grant.unscoped.filter(pool_id=pool_id, tenant_id__in=list(tenant_path))
+    found = prepared.run(_GRANTS, [pool_id, list(tenant_path)])
+    rows = [Grant.from_db(connection.alias, _GRANT_FIELDS, row) for row in found]
     return sorted(rows, key=lambda row: -tenant_path.index(row.tenant_id))
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -65,13 +66,15 @@ class Record:
     closest: tuple[Numbers, ...]
 
 
-def roster(ranking: Ranking) -> list[str]:
+def roster(ranking: Ranking) -> tuple[str, ...]:
     """Return the ids of the hosts looked at, sorted: what the places of a record stand for."""
-    hosts = ranking.source.hosts if isinstance(ranking.source, Snapshot) else ranking.source
-    return sorted(host.id for host in hosts)
+    if isinstance(ranking.source, Snapshot):
+        return ranking.source.ids
+    return tuple(sorted(host.id for host in ranking.source))
 
 
-def roster_digest(ids: Iterable[str]) -> str:
+@lru_cache(maxsize=64)
+def roster_digest(ids: tuple[str, ...]) -> str:
     """Return the name of a roster: 24 hexadecimal digits over the ids in order."""
     return hashlib.blake2b("\n".join(ids).encode(), digest_size=_DIGEST_BYTES).hexdigest()
 

@@ -25,10 +25,11 @@ Fact = TypeVar("Fact", bound=Hashable)
 class Snapshot:
     """Row i of every column speaks of `hosts[i]`. Facts are kept by value: mode -> flags, group -> {row: members}.
 
-    `id_order[i]` is the place of host i among all ids sorted: the tie-break without comparing strings.
+    `ids` are sorted; `id_order[i]` is the place of host i among them: the tie-break without comparing strings.
     """
 
     hosts: tuple[HostState, ...]
+    ids: tuple[str, ...]
     row_of: Mapping[str, int]
     id_order: Counts
     capacity: Mapping[Resource, Counts]
@@ -55,7 +56,8 @@ class Snapshot:
         if len(row_of) != len(rows):
             raise ValueError("two hosts of one snapshot have the same id")
         id_order = np.empty(len(rows), dtype=np.int64)
-        for place, host_id in enumerate(sorted(row_of)):
+        ids = tuple(sorted(row_of))
+        for place, host_id in enumerate(ids):
             id_order[row_of[host_id]] = place
         capacities = [host.inventory.capacity() for host in rows]
         groups: dict[str, dict[int, int]] = {}
@@ -64,6 +66,7 @@ class Snapshot:
                 groups.setdefault(group, {})[row] = members
         return cls(
             hosts=rows,
+            ids=ids,
             row_of=row_of,
             id_order=id_order,
             capacity={name: _counts(getattr(capacity, name) for capacity in capacities) for name in RESOURCES},

@@ -22,7 +22,7 @@ _stored_rosters: set[str] = set()
 """Digests that this process knows to be committed: hosts come and go seldom, placements come by the thousand."""
 
 
-def record_placed(
+def placed_decision(
     *,
     decision_id: uuid.UUID,
     tenant_id: uuid.UUID,
@@ -31,8 +31,8 @@ def record_placed(
     policy: Policy,
     name: str,
     recording: bool,
-) -> None:
-    """Insert the decision about an instance or a batch, in the caller's transaction.
+) -> Decision:
+    """Return the decision about an instance or a batch, for the caller to insert; what it points to is written now.
 
     `recording`: with the hosts as it saw them, for a replay.
     """
@@ -40,7 +40,7 @@ def record_placed(
     # The first of such a batch saw the hosts of its reservation alone, the last ones perhaps all: one look is no record.
     recording = recording and not (others and placed.drawn)
     best = placed.ranking.candidates
-    Decision.unscoped.create(
+    return Decision(
         id=decision_id,
         tenant_id=tenant_id,
         outcome="placed",

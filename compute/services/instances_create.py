@@ -15,10 +15,11 @@ from compute.placement import limits
 from compute.placement.place import Refused, place
 from compute.scheduler.model import Policy, Ranking, Request
 from compute.services import decisions
-from compute.services.addresses import take_port
+from compute.services.addresses import take_ports
 from compute.services.checks import check_tags, check_user_data
 from compute.services.instances_refusal import record_refusal
 from compute.services.instances_wanted import Wanted, instance_names
+from tenants import prepared
 from tenants.errors import QuotaExceeded
 from tenants.models import Tenant
 from tenants.models.ids import new_id
@@ -108,10 +109,8 @@ def _create(
     if isinstance(outcome, Refused):
         raise _RefusedByPlacement(outcome.ranking)
     decision_id = new_id()
-    instances: list[Instance] = []
-    operations: list[Operation] = []
-    for instance_id, name in zip(ids, names, strict=True):
-        instance = Instance.unscoped.create(
+    instances = [
+        Instance(
             id=instance_id,
             tenant=tenant,
             name=name,
@@ -129,28 +128,10 @@ def _create(
             decision_id=decision_id,
             created_by=actor.username,
         )
-        take_port(instance=instance, network=wanted.network)
-        operation = outbox.submit(
-            actor=actor,
-            kind="instance_create",
-            target_type="instance",
-            target_id=instance.id,
-            target_name=name,
-            tenant_id=tenant.id,
-            request_key=request_key,
-        )
-        audit.record(
-            actor=actor,
-            action="instance.create",
-            tenant=tenant,
-            target=instance,
-            operation_id=operation.id,
-            after={"flavor": wanted.flavor.name, "image": wanted.image.name, "pool": wanted.pool.name},
-        )
-        instances.append(instance)
-        operations.append(operation)
-    metering.hold(tenant=tenant, usage=wanted.usage(), consumers=list(zip(ids, names, strict=True)))
-    decisions.record_placed(
+        for instance_id, name in zip(ids, names, strict=True)
+    ]
+    named = list(zip(ids, names, strict=True))
+    decision = decisions.placed_decision(
         decision_id=decision_id,
         tenant_id=tenant.id,
         placed=outcome,
@@ -159,8 +140,30 @@ def _create(
         name=names[0],
         recording=wanted.pool.recording,
     )
+    with prepared.together():
+        prepared.insert(instances)
+        operations = outbox.submit_first(
+            actor=actor,
+            kind="instance_create",
+            target_type="instance",
+            targets=named,
+            tenant_id=tenant.id,
+            request_key=request_key,
+        )
+        for instance, operation in zip(instances, operations, strict=True):
+            audit.record(
+                actor=actor,
+                action="instance.create",
+                tenant=tenant,
+                target=instance,
+                operation_id=operation.id,
+                after={"flavor": wanted.flavor.name, "image": wanted.image.name, "pool": wanted.pool.name},
+            )
+        metering.hold(tenant=tenant, usage=wanted.usage(), consumers=named)
+        prepared.insert([decision])
+    take_ports(tenant_id=tenant.id, instance_ids=ids, network=wanted.network)
     # Last: the root tenant's row is shared by all of its tree and stays locked until the commit that follows.
     amounts = wanted.amounts(len(names))
-    quotas.charge(tenant=tenant, actor=actor, amounts=amounts)
+    quotas.charge_last(tenant=tenant, actor=actor, amounts=amounts)
     limits.charge(tenant=tenant, actor=actor, pool=wanted.pool, amounts=amounts)
     return Created(instances=instances, operations=operations)

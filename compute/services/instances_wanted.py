@@ -13,6 +13,7 @@ from compute.models import Flavor, Image, Network, Pool
 from compute.placement.give_back import quota_amounts
 from compute.scheduler.model import Policy, Request, Resources
 from compute.selectors import lookup
+from compute.selectors.known import Catalogue, find_catalogue
 from compute.services.checks import check_name
 from compute.wire import Kind
 from tenants.errors import InvalidInput, NotFound
@@ -54,8 +55,8 @@ class Wanted:
         keypairs: Sequence[str],
     ) -> Wanted:
         """Turn names and ids into rows; a wrong one is told with its field."""
-        found_flavor = _or_invalid("/flavor", lambda: lookup.find_flavor(flavor))
-        found_image = _or_invalid("/image", lambda: lookup.find_image(image))
+        found = find_catalogue(flavor=flavor, image=image, pool=pool) or _find_each(flavor, image, pool)
+        found_flavor, found_image = found.flavor, found.image
         if kind is not None and kind != found_image.kind:
             raise InvalidInput.field(
                 "/kind", "kind_mismatch", f"The image {found_image.name} is for a {found_image.kind}."
@@ -70,17 +71,13 @@ class Wanted:
                 "disk_too_small",
                 f"The image needs {found_image.virtual_size_gib} GiB of disk, the flavor has {found_flavor.disk_gib}.",
             )
-        found_pool = _or_invalid("/pool", lambda: lookup.find_pool(pool)) if pool else _only_pool()
-        network = shared_networks().filter(pool=found_pool).first()
-        if network is None:
-            raise InvalidState(f"The pool {found_pool.name} has no network yet.", state="no network")
         keys = []
         for index, reference in enumerate(keypairs):
             pair = _or_invalid(
                 f"/keypairs/{index}", lambda ref=reference: lookup.find_keypair(ref, tenant_id=tenant.id)
             )
             keys.append({"name": pair.name, "public_key": pair.public_key})
-        return cls(flavor=found_flavor, image=found_image, pool=found_pool, network=network, keys=keys)
+        return cls(flavor=found_flavor, image=found_image, pool=found.pool, network=found.network, keys=keys)
 
     def request(self) -> Request:
         """Return what the scheduler is asked, once per instance."""
@@ -120,6 +117,17 @@ class Wanted:
 def shared_networks() -> QuerySet[Network]:
     """The networks that instances may get a port on; of a pool's several the first is taken."""
     return Network.objects.filter(tenant=None).order_by("created_at")
+
+
+def _find_each(flavor: str, image: str, pool: str | None) -> Catalogue:
+    """Find the rows one by one, to say which reference is wrong and how."""
+    found_flavor = _or_invalid("/flavor", lambda: lookup.find_flavor(flavor))
+    found_image = _or_invalid("/image", lambda: lookup.find_image(image))
+    found_pool = _or_invalid("/pool", lambda: lookup.find_pool(pool)) if pool else _only_pool()
+    network = shared_networks().filter(pool=found_pool).first()
+    if network is None:
+        raise InvalidState(f"The pool {found_pool.name} has no network yet.", state="no network")
+    return Catalogue(found_flavor, found_image, found_pool, network)
 
 
 def _only_pool() -> Pool:

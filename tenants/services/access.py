@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from uuid import UUID
 
-from django.db import connection
-
-from tenants import roles
+from tenants import prepared, roles
 from tenants.errors import NotFound, PermissionDenied, TenantDisabled, TokenInvalid
 from tenants.models import ApiToken, Tenant, User
 from tenants.scope import ALL, Scope
@@ -98,20 +96,18 @@ def standing(*, actor: Actor, tenant: Tenant | UUID | None) -> Standing:
     tenant_id = tenant.id if isinstance(tenant, Tenant) else tenant
     if actor.kind == "system":
         return Standing(role=roles.OWNER, as_operator=True, active=True)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _STANDING,
-            {
-                "user": actor.user_id,
-                "token": actor.token_id,
-                "tenant": tenant_id,
-                "root": actor.tenant_id if actor.kind == "token" else None,
-            },
-        )
-        row = cursor.fetchone()
-    if row is None:
+    rows = prepared.run(
+        _STANDING,
+        {
+            "user": actor.user_id,
+            "token": actor.token_id,
+            "tenant": tenant_id,
+            "root": actor.tenant_id if actor.kind == "token" else None,
+        },
+    )
+    if not rows:
         raise PermissionDenied("This user is disabled.")
-    is_operator, token_alive, there, active, held = row
+    is_operator, token_alive, there, active, held = rows[0]
     if not token_alive:
         raise TokenInvalid
     if tenant_id is not None and not there:
@@ -215,15 +211,14 @@ def visible_tenant_ids(actor: Actor, permission: str | None = None) -> Scope:
         return ALL
     if actor.scope != roles.SCOPE_FULL and permission is not None and permission not in roles.READ_PERMISSIONS:
         return frozenset()
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _VISIBLE,
-            {
-                "user": actor.user_id,
-                "root": bound,
-                "everywhere": operator_user,
-                "roles": list(roles.ROLES if permission is None else roles.roles_with(permission)),
-                "active": permission is not None,
-            },
-        )
-        return frozenset(row[0] for row in cursor.fetchall())
+    found = prepared.run(
+        _VISIBLE,
+        {
+            "user": actor.user_id,
+            "root": bound,
+            "everywhere": operator_user,
+            "roles": list(roles.ROLES if permission is None else roles.roles_with(permission)),
+            "active": permission is not None,
+        },
+    )
+    return frozenset(row[0] for row in found)

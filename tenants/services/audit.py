@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.db import connection, models
 
+from tenants import prepared
 from tenants.models import AuditEvent, Tenant
 from tenants.services.access import Actor
 
@@ -29,6 +30,8 @@ def record(
 ) -> AuditEvent:
     """Write one event inside the caller's transaction, so that change and trail commit together or not at all.
 
+    Its time is the database's and is not read back.
+
     `action` is `<noun>.<verb>`, as permissions are. `target` is a saved model instance, or (type, id, name).
     `before` and `after` hold the changed fields only, JSON-ready (UUIDs, times and Decimals are fine).
     Raises ValueError where a key sounds like a secret, RuntimeError outside a transaction.
@@ -43,7 +46,7 @@ def record(
     else:
         target_type, target_id = target._meta.model_name or "", target.pk
         target_name = str(getattr(target, "name", None) or target)
-    return AuditEvent.unscoped.create(
+    event = AuditEvent(
         tenant_id=tenant.id if isinstance(tenant, Tenant) else tenant,
         actor_kind=actor.kind,
         actor_user_id=actor.user_id,
@@ -58,3 +61,5 @@ def record(
         before=None if before is None else dict(before),
         after=None if after is None else dict(after),
     )
+    prepared.insert([event])
+    return event

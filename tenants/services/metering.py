@@ -16,6 +16,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
+from tenants import prepared
 from tenants.models import Tenant
 from tenants.models.ids import new_id
 from tenants.services import tree
@@ -70,11 +71,12 @@ FROM ended
 
 
 def hold(*, tenant: Tenant, usage: Usage, consumers: Sequence[tuple[UUID, str]]) -> None:
-    """Open a segment for each consumer (id, name), not billed yet. One statement for all.
+    """Open a segment for each consumer (id, name), not billed yet. One statement for all. The caller holds the tree.
 
     Raises IntegrityError for a consumer that has an open segment.
     """
-    _run(
+    _in_transaction()
+    prepared.run(
         _HOLD,
         {
             "tenant": tenant.id,
@@ -114,12 +116,16 @@ def follow_move(*, tenant_ids: Sequence[UUID]) -> int:
 
 
 def _run(sql: str, parameters: dict[str, Any]) -> int:
-    if not connection.in_atomic_block:
-        # Alone it would commit by itself: usage without the act, or the act without its usage.
-        raise transaction.TransactionManagementError("usage is recorded only inside the transaction of the act")
+    _in_transaction()
     with connection.cursor() as cursor:
         # In one round trip. Payers are read, and segments changed, while no tenant moves: see `tree` for the order.
         cursor.execute(tree.HOLD_SQL + sql, parameters)
         cursor.nextset()
         changed: int = cursor.rowcount
         return changed
+
+
+def _in_transaction() -> None:
+    if not connection.in_atomic_block:
+        # Alone it would commit by itself: usage without the act, or the act without its usage.
+        raise transaction.TransactionManagementError("usage is recorded only inside the transaction of the act")

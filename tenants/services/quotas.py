@@ -14,6 +14,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
+from tenants import prepared
 from tenants.errors import InvalidInput, LedgerMismatch, QuotaExceeded
 from tenants.models import RESOURCES, Quota, Tenant
 from tenants.scope import ALL
@@ -76,6 +77,7 @@ WHERE m.tenant_id IS NULL
 ORDER BY w.depth DESC, w.tenant_id, w.resource
 LIMIT 1
 """
+_CHARGE_UP: Final = "".join((_UP_THE_TREE, _LOCKED, _CHARGE, _LEFT_BEHIND))
 # The ceiling follows the limit, never below what is used: see Quota.
 _SET_LIMIT: Final = """
 UPDATE tenants_quota
@@ -119,6 +121,13 @@ def charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor | None = 
     charge_many(items=[(tenant, amounts)], actor=actor)
 
 
+def charge_last(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor | None = None) -> None:
+    """`charge` for a transaction that holds the tree already and ends if this fails: without a savepoint, in one statement."""
+    rows = _rows([(tenant, amounts)])
+    if rows:
+        _judge(prepared.run(_CHARGE_UP, rows), charging=True, actor=actor)
+
+
 def charge_many(*, items: Iterable[tuple[Tenant, Mapping[str, int]]], actor: Actor | None = None) -> None:
     """Several charges as one, in one order of locks; two calls of `charge` for different tenants could deadlock."""
     _move(_CHARGE, items=items, charging=True, actor=actor)
@@ -154,6 +163,13 @@ def transfer(*, amounts: Mapping[str, int], leaving: Sequence[UUID], entering: S
 
 
 def _move(sql: str, *, items: Iterable[tuple[Tenant, Mapping[str, int]]], charging: bool, actor: Actor | None) -> None:
+    rows = _rows(items)
+    if rows:
+        _run(_UP_THE_TREE, sql, charging=charging, actor=actor, **rows)
+
+
+def _rows(items: Iterable[tuple[Tenant, Mapping[str, int]]]) -> dict[str, list[Any]]:
+    """Return what is to move as the parameters of _UP_THE_TREE; {} for nothing."""
     rows = [
         (str(tenant.id), resource, amount)
         for tenant, amounts in items
@@ -164,9 +180,9 @@ def _move(sql: str, *, items: Iterable[tuple[Tenant, Mapping[str, int]]], chargi
         # Alone it would commit by itself, and a crash before the caller's own commit would leave the ledger wrong.
         raise transaction.TransactionManagementError("quota moves only inside the transaction of what it pays for")
     if not rows:
-        return
+        return {}
     tenants, resources, amounts = (list(column) for column in zip(*rows, strict=True))
-    _run(_UP_THE_TREE, sql, charging=charging, actor=actor, tenants=tenants, resources=resources, amounts=amounts)
+    return {"tenants": tenants, "resources": resources, "amounts": amounts}
 
 
 def _run(wanted: str, sql: str, *, charging: bool, actor: Actor | None, **parameters: Any) -> None:
@@ -175,10 +191,13 @@ def _run(wanted: str, sql: str, *, charging: bool, actor: Actor | None, **parame
         # Two statements in one round trip: the second one's snapshot is taken when the tree is held.
         cursor.execute(tree.HOLD_SQL + wanted + _LOCKED + sql + _LEFT_BEHIND, parameters)
         cursor.nextset()
-        behind = cursor.fetchone()
-        if behind is not None:
-            tenant_id, resource, asked = behind
-            raise _refusal(tenant_id=tenant_id, resource=resource, asked=asked, charging=charging, actor=actor)
+        _judge(cursor.fetchall(), charging=charging, actor=actor)
+
+
+def _judge(left_behind: list[tuple[Any, ...]], *, charging: bool, actor: Actor | None) -> None:
+    if left_behind:
+        tenant_id, resource, asked = left_behind[0]
+        raise _refusal(tenant_id=tenant_id, resource=resource, asked=asked, charging=charging, actor=actor)
 
 
 def _check_amount(resource: str, amount: int) -> bool:

@@ -14,12 +14,15 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
+from tenants import prepared
 from tenants.models import Tenant
 
 # 1953653093 is "tree" in ASCII. The space of two-number keys is used for nothing else.
 # HOLD_SQL may be sent in front of a statement, in one round trip; the statement's snapshot is then newer than the lock.
 HOLD_SQL: Final = "SELECT pg_advisory_xact_lock_shared(1953653093, 0);"
 _HOLD_ALONE: Final = "SELECT pg_advisory_xact_lock(1953653093, 0)"
+_FIELDS: Final = [field.attname for field in Tenant._meta.concrete_fields]
+_TENANT: Final = " ".join(("SELECT", ", ".join(_FIELDS), "FROM tenants_tenant WHERE id = %s"))
 
 
 def hold() -> None:
@@ -30,7 +33,10 @@ def hold() -> None:
 def hold_at(tenant_id: UUID) -> Tenant:
     """`hold`, and the tenant as it stands now: the path of one that was read before may have changed."""
     hold()
-    return Tenant.objects.get(id=tenant_id)
+    rows = prepared.run(_TENANT, [tenant_id])
+    if not rows:
+        raise Tenant.DoesNotExist
+    return Tenant.from_db(connection.alias, _FIELDS, rows[0])
 
 
 def hold_alone() -> None:
@@ -44,5 +50,4 @@ def hold_alone() -> None:
 def _lock(sql: str) -> None:
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("outside a transaction the lock would be gone at once")
-    with connection.cursor() as cursor:
-        cursor.execute(sql)
+    prepared.run(sql, [])

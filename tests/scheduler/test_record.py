@@ -84,8 +84,7 @@ def test_no_hosts_are_a_record_too() -> None:
 
 
 def test_rosters_are_told_apart() -> None:
-    assert roster_digest(["a", "b"]) == roster_digest(iter(["a", "b"]))
-    assert len({roster_digest(ids) for ids in (["a", "b"], ["ab"], ["b", "a"], [], ["a"])}) == 5
+    assert len({roster_digest(ids) for ids in (("a", "b"), ("ab",), ("b", "a"), (), ("a",))}) == 5
 
 
 @pytest.mark.parametrize("data", [b"", b"\x02", b"\x01", b"\x01junk", bytes([99]) + b"x"])
