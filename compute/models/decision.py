@@ -53,4 +53,7 @@ class Decision(TenantOwned):
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta(TenantOwned.Meta):
-        indexes = [models.Index(fields=["tenant", "-created_at", "-id"], name="decision_tenant_newest")]
+        indexes = [
+            models.Index(fields=["tenant", "-created_at", "-id"], name="decision_tenant_newest"),
+            models.Index(fields=["-created_at", "-id"], name="decision_newest"),
+        ]

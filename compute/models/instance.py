@@ -1,7 +1,8 @@
 """What a tenant asked for: a VM or a container."""
 
+from django.contrib.postgres.indexes import GinIndex, OpClass
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
 from compute.models.catalog import Flavor, Image
 from compute.models.host import Host
@@ -44,6 +45,12 @@ class Instance(TenantOwned):
         indexes = [
             models.Index(
                 fields=["tenant", "-created_at", "-id"], condition=~Q(state="deleted"), name="instance_tenant_live"
+            ),
+            # The whole cloud's list, for operators, and what it is narrowed by.
+            models.Index(fields=["-created_at", "-id"], condition=~Q(state="deleted"), name="instance_live_newest"),
+            models.Index(fields=["name"], condition=~Q(state="deleted"), name="instance_live_name"),
+            GinIndex(
+                OpClass(F("name"), name="gin_trgm_ops"), condition=~Q(state="deleted"), name="instance_live_name_part"
             ),
             models.Index(fields=["host"], condition=~Q(state="deleted"), name="instance_host_live"),
             models.Index(

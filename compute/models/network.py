@@ -1,6 +1,8 @@
 """Networks and ports. For now one network per pool, shared by its tenants; `tenant` on Network is the place for isolation."""
 
+from django.contrib.postgres.indexes import OpClass
 from django.db import models
+from django.db.models import F, Func
 
 from compute.models.instance import Instance
 from compute.models.pool import Pool
@@ -40,6 +42,13 @@ class Port(TenantOwned):
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta(TenantOwned.Meta):
+        indexes = [
+            # As Django asks for the beginning of an address: HOST(address) LIKE '10.64.%'.
+            models.Index(
+                OpClass(Func(F("address"), function="HOST", output_field=models.TextField()), name="text_pattern_ops"),
+                name="port_address_text",
+            )
+        ]
         constraints = [models.UniqueConstraint(fields=["network", "address"], name="port_address_unique_in_network")]
 
     @property

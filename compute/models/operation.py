@@ -44,6 +44,7 @@ class Operation(models.Model):
                 name="operation_due",
             ),
             models.Index(fields=["tenant", "-created_at", "-id"], name="operation_tenant_newest"),
+            models.Index(fields=["-created_at", "-id"], name="operation_newest"),
             models.Index(fields=["target_id", "-created_at"], name="operation_target"),
         ]
         constraints = [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from django.db.models import Count, Max, Q, QuerySet, Sum
 
 from compute.models import Host, Pool
 from compute.selectors import lookup
 from tenants.services.access import Actor, authorize
 
+IN_SERVICE = Q(admin_state="enabled", observed_state="up")
 _IN_SERVICE = Q(hosts__admin_state="enabled", hosts__observed_state="up")
 
 
@@ -36,11 +39,43 @@ def get_pool(*, actor: Actor, reference: str) -> Pool:
     return list_pools(actor=actor).get(id=lookup.find_pool(reference).id)
 
 
-def list_hosts(*, actor: Actor, pool: Pool | None = None) -> QuerySet[Host]:
-    """Return hosts that were not removed. For operators. Raises PermissionDenied."""
+def list_hosts(
+    *, actor: Actor, pool: Pool | None = None, search: str = "", in_service: bool | None = None
+) -> QuerySet[Host]:
+    """Return hosts that were not removed. For operators. Raises PermissionDenied.
+
+    `search`: part of the name, or the beginning of the address. `in_service`: those that take instances now, or the others.
+    """
     authorize(actor, "host.read", None)
     rows = Host.objects.exclude(admin_state="removed").select_related("pool")
-    return (rows if pool is None else rows.filter(pool=pool)).order_by("created_at", "id")
+    if pool is not None:
+        rows = rows.filter(pool=pool)
+    if search:
+        rows = rows.filter(Q(name__icontains=search) | Q(address__startswith=search.lower()))
+    if in_service is not None:
+        rows = rows.filter(IN_SERVICE if in_service else ~IN_SERVICE)
+    return rows.order_by("created_at", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class HostCount:
+    """Hosts that were not removed. `out`: those that take no instances now."""
+
+    total: int
+    up: int
+    out: int
+    instances: int
+
+
+def count_hosts(*, actor: Actor) -> HostCount:
+    """Return how many hosts there are, and what they carry. For operators. Raises PermissionDenied."""
+    found = list_hosts(actor=actor).aggregate(
+        total=Count("id"),
+        up=Count("id", filter=Q(observed_state="up")),
+        out=Count("id", filter=~IN_SERVICE),
+        instances=Sum("used_instances", default=0),
+    )
+    return HostCount(**found)
 
 
 def get_host(*, actor: Actor, reference: str) -> Host:

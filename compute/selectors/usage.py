@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
-from django.db import connection
+from django.db import connection, transaction
 
 from compute import outbox
 from tenants.errors import InvalidInput
@@ -194,7 +194,9 @@ def measure(
         "group_by": group_by,
         "for_prices": for_prices,
     }
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
+        # For this transaction alone: the sums of all groups fit into memory, so that no segment has to be sorted on disk.
+        cursor.execute("SET LOCAL work_mem = '32MB'")
         if group_by == "instance":
             cursor.execute(_INSTANCES, {**parameters, "most": MAX_GROUPS + 1})
             check_group_count(cursor.fetchone()[0])

@@ -5,7 +5,9 @@ from __future__ import annotations
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from compute.models import Flavor
 from tests.api.conftest import World
+from tests.factories.compute import make_flavor
 
 
 def test_create_answers_202_with_operation_instance_and_location(world: World) -> None:
@@ -49,6 +51,23 @@ def test_an_instance_is_found_by_name_and_by_id(world: World) -> None:
     created = world.owner.ok("POST", "instances", world.order(), status=202)["instance"]
     assert world.owner.ok("GET", "instances/web")["id"] == created["id"]
     assert world.owner.ok("GET", f"instances/{created['id']}")["name"] == "web"
+
+
+def test_lists_are_narrowed_by_flavor_name_and_address(world: World) -> None:
+    make_flavor("pico", memory_mib=128)
+    for name, flavor in (("web-1", "nano"), ("web-2", "pico"), ("db", "pico")):
+        world.owner.ok("POST", "instances", world.order(name=name, flavor=flavor), status=202)
+
+    def names(query: str) -> list[str]:
+        return [row["name"] for row in world.owner.ok("GET", f"instances?{query}")["items"]]
+
+    address = world.owner.ok("GET", "instances/db")["addresses"][0]["address"]
+    assert names("flavor=pico") == ["db", "web-2"]
+    Flavor.objects.filter(name="pico").update(active=False)
+    assert names("flavor=pico&search=eb") == ["web-2"]
+    assert names("search=WEB-") == ["web-2", "web-1"]
+    assert names(f"search={address}") == ["db"]
+    assert world.owner("GET", "instances?flavor=none").status_code == 404
 
 
 def test_two_of_one_name_are_ambiguous(world: World) -> None:

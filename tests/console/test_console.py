@@ -13,7 +13,7 @@ from compute.models import Decision, Host, HostShare, Instance, JoinToken, Opera
 from compute.services.console import request_console_log
 from tenants.models import Quota, Tenant, User
 from tenants.services import quotas
-from tests.factories.compute import make_host
+from tests.factories.compute import make_host, make_pool
 from tests.factories.tenants import PASSWORD, SYSTEM, make_member, make_tenant, make_user
 from tests.portal.conftest import People
 from tests.sagas.conftest import Cloud
@@ -259,6 +259,39 @@ def test_lists_cost_the_same_for_one_row_and_for_many(path: str, people: People,
     with CaptureQueriesContext(connection) as many:
         people.cloud_operator.get(path)
     assert len(many) == len(few)
+
+
+def test_hosts_are_found_by_name_address_and_service(
+    people: People, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        make_host(cloud.pool, name=f"rack-{number}")
+    away = make_host(make_pool("other"), name="rack-away", observed_state="down")
+
+    def names(query: str) -> list[str]:
+        return [host.name for host in people.cloud_operator.get(f"/console/hosts{query}").context["hosts"]]
+
+    assert names("?q=RACK-") == ["rack-0", "rack-1", "rack-2", "rack-away"]
+    assert names(f"?q={away.address}") == ["rack-away"]
+    assert names("?state=out-of-service") == ["rack-away"]
+    assert "rack-away" not in names("?state=in-service")
+    assert names("?pool=other") == ["rack-away"]
+    assert names("?q=nothing") == []
+    monkeypatch.setattr("cloud.pages.paging.page_by_name.__kwdefaults__", {"size": 3})
+    first = people.cloud_operator.get("/console/hosts?q=rack").context["page"]
+    assert (first.first_query, names(first.next_query)) == ("", ["rack-away"])
+    assert names("?q=rack&after=%00") == ["rack-0", "rack-1", "rack-2"]
+
+
+def test_overview_counts_all_hosts_and_names_some_in_trouble(
+    people: People, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        make_host(cloud.pool, name=f"rack-{number}", observed_state="down")
+    monkeypatch.setattr("cloud.console.views.overview._TROUBLE_SHOWN", 2)
+    context = people.cloud_operator.get("/console/").context
+    assert [host.name for host in context["trouble"]] == ["rack-0", "rack-1"]
+    assert (context["hosts"].total, context["hosts"].up, context["hosts"].out) == (4, 1, 3)
 
 
 def test_raw_records_are_read_only_and_without_secrets(people: People, cloud: Cloud) -> None:

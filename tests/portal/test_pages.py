@@ -105,7 +105,9 @@ def test_search_filters_and_pages(people: People, cloud: Cloud, monkeypatch: pyt
 
     address = Instance.unscoped.get(name="db").ports(manager="unscoped").get().address
     assert names("?q=web") == ["web-2", "web-1"]
+    assert names("?q=EB-1") == ["web-1"]
     assert names(f"?q={address}") == ["db"]
+    assert names(f"?q={address.rsplit('.', 2)[0]}.") == ["db", "web-2", "web-1"]
     assert names(f"?q={Instance.unscoped.get(name='db').id}") == ["db"]
     assert names("?state=running&kind=vm") == ["db", "web-2", "web-1"]
     assert names("?kind=container") == []

@@ -25,6 +25,7 @@ from compute import states
 from compute.models import ConsoleLog, Instance, Operation
 from compute.selectors.decisions import decision_of
 from compute.selectors.instances import get_instance, instance_rows, list_instances, status_of
+from compute.selectors.lookup import find_flavor_ever
 from compute.selectors.pools import get_host
 from compute.services.checks import USER_DATA_LIMIT
 from compute.services.console import FRESH_SECONDS, request_console_log
@@ -128,7 +129,10 @@ class InstanceListQuery(StrictSerializer):
     state = Choice(sorted(states.INSTANCE_LIVE), required=False)
     kind = Choice(KINDS, required=False)
     host = Text(required=False, help_text="id or name; for operators")
-    search = Text(required=False, max_length=100, help_text="part of the name, or the beginning of an address")
+    flavor = Text(required=False, help_text="id or name")
+    search = Text(
+        required=False, max_length=100, help_text="part of the name; with a dot or a colon, the beginning of an address"
+    )
 
 
 class InstanceCreateQuery(StrictSerializer):
@@ -170,9 +174,11 @@ class Instances(Door):
         query = call.query
         tenant_id = listed_tenant(call, "instance.read")
         host = get_host(actor=call.actor, reference=query["host"]) if "host" in query else None
+        flavor = find_flavor_ever(query["flavor"]) if "flavor" in query else None
         rows = list_instances(
             actor=call.actor,
             tenant_id=tenant_id,
+            flavor=flavor,
             state=query.get("state"),
             kind=query.get("kind"),
             name=query.get("name"),

@@ -70,13 +70,16 @@ def list_instances(
     state: Annotated[str | None, typer.Option(help="building, active, error, failed or deleting")] = None,
     kind: Annotated[str | None, typer.Option(help="vm or container")] = None,
     host: Annotated[str | None, typer.Option(help="On this host; for operators")] = None,
-    search: Annotated[str | None, typer.Option("--search", "-s", help="Part of the name, or an address")] = None,
+    flavor: Annotated[str | None, typer.Option(help="Of this flavor")] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", "-s", help="Part of the name, or the beginning of an address")
+    ] = None,
     tenant: Annotated[str | None, typer.Option(help="Of this tenant alone")] = None,
     limit: Annotated[int | None, typer.Option(help="The newest of them", min=1)] = None,
 ) -> None:
     """Instances, newest first."""
     found = session.client.pages(
-        "instances", most=limit, state=state, kind=kind, host=host, search=search, tenant=tenant
+        "instances", most=limit, state=state, kind=kind, host=host, flavor=flavor, search=search, tenant=tenant
     )
     session.rows(list(found), FOR_OPERATORS if session.as_operator else COLUMNS)
 

@@ -13,7 +13,9 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from cloud.console.guard import for_operators
 from cloud.pages.fields import Form
 from cloud.pages.live import render_live
+from cloud.pages.paging import page_by_name
 from cloud.pages.shares import host_bars
+from compute.models import Pool
 from compute.selectors.instances import list_instances, status_of
 from compute.selectors.lookup import find_pool
 from compute.selectors.operations import list_operations, progress_of
@@ -23,14 +25,28 @@ from tenants.errors import DomainError
 from tenants.services.access import Actor
 
 _SHOWN_INSTANCES = 200
+_IN_SERVICE = {"in-service": True, "out-of-service": False}
 
 
 @require_safe
 @for_operators
 def index(request: HttpRequest, actor: Actor) -> HttpResponse:
-    return render_live(
-        request, "console/hosts/index.html", "console/hosts/_rows.html", {"hosts": list(list_hosts(actor=actor))}
-    )
+    """The list by name; search and filters live in the URL."""
+    search, state = request.GET.get("q", "").strip()[:64], request.GET.get("state", "")
+    pools = list(Pool.objects.order_by("name"))
+    pool = next((pool for pool in pools if pool.name == request.GET.get("pool", "")), None)
+    rows = list_hosts(actor=actor, pool=pool, search=search, in_service=_IN_SERVICE.get(state))
+    found = page_by_name(request, rows)
+    context = {
+        "hosts": found.items,
+        "page": found,
+        "search": search,
+        "state": state,
+        "pool": pool,
+        "pools": pools,
+        "filtered": bool(search or state in _IN_SERVICE or pool),
+    }
+    return render_live(request, "console/hosts/index.html", "console/hosts/_rows.html", context)
 
 
 @require_safe

@@ -9,23 +9,21 @@ from cloud.console.guard import for_operators
 from cloud.pages.live import render_live
 from compute.selectors.grants import list_alarms
 from compute.selectors.operations import list_operations, progress_of
-from compute.selectors.pools import list_hosts, list_pools
+from compute.selectors.pools import count_hosts, list_hosts, list_pools
 from tenants.services.access import Actor
+
+_TROUBLE_SHOWN = 20
 
 
 @require_safe
 @for_operators
 def overview(request: HttpRequest, actor: Actor) -> HttpResponse:
-    hosts = list(list_hosts(actor=actor))
-    up = [host for host in hosts if host.observed_state == "up"]
     open_now = list_operations(actor=actor, open_only=True)
     context = {
         "alarms": list(list_alarms(actor=actor).order_by("-raised_at")[:20]),
         "pools": list(list_pools(actor=actor)),
-        "hosts_up": len(up),
-        "hosts": len(hosts),
-        "trouble": [host for host in hosts if host.observed_state != "up" or host.admin_state == "disabled"],
-        "instances": sum(host.used_instances for host in hosts),
+        "hosts": count_hosts(actor=actor),
+        "trouble": list(list_hosts(actor=actor, in_service=False).order_by("name")[:_TROUBLE_SHOWN]),
         "open": open_now.exclude(state="stuck").count(),
         "stuck": open_now.filter(state="stuck").count(),
         "operations": [(operation, progress_of(operation)) for operation in list_operations(actor=actor)[:8]],
