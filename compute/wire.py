@@ -147,6 +147,8 @@ class InstanceSpec(Message):
     cpu_shares: int = 1024  # relative weight under contention (cgroup v1 cpu.shares scale)
     io_weight: int = 500  # 10..1000
     pids_limit: int = 4096  # containers only
+    cpu_model: str = ""  # VMs only; "": the one that all hosts of a pool have
+    cpu_flags: tuple[str, ...] = ()  # VMs only: beyond the model's own
     partition: tuple[str, ...] = ()  # tenant ids from the root down; () leaves the guest outside of all partitions
     ssh_keys: tuple[str, ...] = ()
     user_data: str = ""
@@ -177,8 +179,32 @@ class DomainReport(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class HugePages(Message):
+    """Pages of one size (KiB) in one NUMA cell: how many there are, and how many nobody uses at this moment."""
+
+    size_kib: int
+    total: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class NumaCell(Message):
+    """One NUMA cell of the machine: its processors, as far as they are in the slice, and its memory, huge pages too."""
+
+    id: int
+    cpus: tuple[int, ...]
+    memory_mib: int
+    huge_pages: tuple[HugePages, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HostInventory(Message):
-    """The slice of the machine that the host offers, and what it can do. Totals, before reservations and ratios."""
+    """The slice of the machine that the host offers, and what it can do. Totals, before reservations and ratios.
+
+    `cpu_models` and `cpu_flags` are what a VM can be given here in the mode that VMs run in. `networks`: ids of those
+    whose bridge and tunnel are up; None where nobody looks (the host is then taken to reach its pool's).
+    `images`: ids of those that were checked here and are still there as they were.
+    """
 
     vcpus: int
     memory_mib: int
@@ -191,6 +217,11 @@ class HostInventory(Message):
     kernel: str
     shared_storage_id: str  # content of the marker file in the shared storage directory; "" where there is none
     migration_address: str = ""
+    cpu_models: tuple[str, ...] = ()
+    cpu_flags: tuple[str, ...] = ()
+    networks: tuple[str, ...] | None = None
+    images: tuple[str, ...] = ()
+    numa: tuple[NumaCell, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

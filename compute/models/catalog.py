@@ -1,5 +1,6 @@
 """What can be asked for: flavors, images; and the keys that get in."""
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 
@@ -11,7 +12,10 @@ LEAST_MEMORY_MIB = 16
 
 
 class Flavor(models.Model):
-    """A size. `kind` blank: for VMs and containers alike. Sizes of existing instances are copies and never change."""
+    """A size, and what it asks of processors. `kind` blank: for VMs and containers alike.
+
+    Sizes of existing instances are copies and never change; what a flavor asks beyond its size never changes itself.
+    """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     name = models.CharField(max_length=63, unique=True)
@@ -19,6 +23,15 @@ class Flavor(models.Model):
     memory_mib = models.PositiveIntegerField()
     disk_gib = models.PositiveIntegerField()
     kind = models.CharField(max_length=16, blank=True, choices=[("vm", "vm"), ("container", "container")])
+    cpu_model = models.CharField(
+        max_length=63, blank=True, help_text="libvirt's name of the processor that its VMs get; blank: the pool's"
+    )
+    cpu_flags = ArrayField(
+        models.CharField(max_length=63),
+        default=list,
+        blank=True,
+        help_text="what that processor must have beyond its model",
+    )
     active = models.BooleanField(default=True)
     version = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField(auto_now_add=True)

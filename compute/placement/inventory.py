@@ -23,6 +23,11 @@ def apply_inventory(*, host: Host, reported: HostInventory) -> bool:
         "kernel": reported.kernel,
         "shared_storage_id": reported.shared_storage_id,
         "migration_address": reported.migration_address,
+        "cpu_models": sorted(reported.cpu_models),
+        "cpu_flags": sorted(reported.cpu_flags),
+        "networks": None if reported.networks is None else sorted(reported.networks),
+        "images": sorted(reported.images),
+        "numa": [cell.to_json() for cell in reported.numa],
     }
     totals = (reported.vcpus, reported.memory_mib, reported.disk_gib)
     if totals == (host.total_vcpus, host.total_memory_mib, host.total_disk_gib) and facts == host.facts:

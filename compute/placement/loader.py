@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
 from compute.models import Host
-from compute.scheduler.model import HostState, Inventory, Resources
+from compute.scheduler.model import NOT_SAID, HostState, Inventory, Resources
 
 
 def host_inventory(host: Host) -> Inventory:
@@ -39,12 +41,13 @@ HOST_COLUMNS: Final = """
 h.id, h.name, h.pool_id, h.total_vcpus, h.total_memory_mib, h.total_disk_gib, h.reserved_vcpus, h.reserved_memory_mib,
 h.reserved_disk_gib, p.vcpu_ratio, p.memory_ratio, p.disk_ratio, h.used_vcpus + h.held_vcpus,
 h.used_memory_mib + h.held_memory_mib, h.used_disk_gib + h.held_disk_gib, h.used_instances, h.admin_state,
-h.observed_state, h.modes, h.traits
+h.observed_state, h.modes, h.traits, h.facts
 """
 
 
 def host_from_row(row: Sequence[Any]) -> HostState:
     """Return the scheduler's view of a host from a row of HOST_COLUMNS."""
+    said = _said(row[20])
     return HostState(
         id=str(row[0]),
         name=row[1],
@@ -56,6 +59,39 @@ def host_from_row(row: Sequence[Any]) -> HostState:
         observed_state=row[17],
         modes=_names(tuple(row[18])),
         traits=_names(tuple(row[19])),
+        cpu_models=said.cpu_models,
+        cpu_flags=said.cpu_flags,
+        networks=said.networks,
+        storages=said.storages,
+        images=said.images,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a host's last report says of itself, as far as scheduling asks for it."""
+
+    cpu_models: frozenset[str]
+    cpu_flags: frozenset[str]
+    networks: frozenset[str]
+    storages: frozenset[str]
+    images: frozenset[str]
+
+
+_UNREPORTED: Final = frozenset({NOT_SAID})
+
+
+@lru_cache(maxsize=16384)
+def _said(facts: str) -> _Said:
+    """Read a host's facts, as JSON text. A host that was never heard is taken to reach what its pool has."""
+    data = json.loads(facts)
+    networks, storage = data.get("networks"), data.get("shared_storage_id")
+    return _Said(
+        cpu_models=_names(tuple(data.get("cpu_models", ()))),
+        cpu_flags=_names(tuple(data.get("cpu_flags", ()))),
+        networks=_UNREPORTED if networks is None else _names(tuple(networks)),
+        storages=_UNREPORTED if storage is None else _names((storage,) if storage else ()),
+        images=_names(tuple(data.get("images", ()))),
     )
 
 

@@ -85,13 +85,21 @@ class Guest:
 
 
 @dataclass(frozen=True, slots=True)
+class Needs:
+    """What a host of one pool must reach."""
+
+    networks: frozenset[str]
+    storages: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """A create as asked, and all that decides about it.
 
     `snapshot` holds the hosts of every pool that may be offered; `addresses`: pool id -> free addresses; `quota`: the
     effect of the create as asked, from the tenant to the root; `limits`: pool id -> the same of the grants in it;
-    `reservations`: pool id -> what the tenant may draw there; `least`: what the image needs, and any flavor has; `guests`: those
-    whose move may be offered.
+    `reservations`: pool id -> what the tenant may draw there; `needs`: pool id -> what its hosts must reach;
+    `least`: what the image needs, and any flavor has; `guests`: those whose move may be offered.
     """
 
     snapshot: Snapshot
@@ -106,6 +114,7 @@ class Case:
     guests: Sequence[Guest] = ()
     limits: Mapping[str, Sequence[QuotaEffect]] = field(default_factory=dict)
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
+    needs: Mapping[str, Needs] = field(default_factory=dict)
 
     def refused_by(self) -> list[str]:
         """Return the codes of the problems that this create would meet, in the order in which it would meet them."""
@@ -203,7 +212,7 @@ def find_offers(case: Case) -> tuple[Offer, ...]:
 
 def enough(case: Case, changes: Sequence[AnyChange]) -> bool:
     """Return whether the create, changed like this, would be taken: by hosts, addresses, quotas, and by its image."""
-    request, count = scheduler.apply(case.request, _own(changes), case.count)
+    request, count = _changed(case, changes)
     if count < 1 or not case.least <= request.resources:
         return False
     if case.addresses.get(request.pool_id or "", 0) < count:
@@ -224,6 +233,13 @@ def enough(case: Case, changes: Sequence[AnyChange]) -> bool:
                 return False
             snapshot = moved
     return _fits(case, snapshot, request, count)
+
+
+def _changed(case: Case, changes: Iterable[AnyChange]) -> tuple[Request, int]:
+    """Return request and count with the changes made, a changed pool's own networks and storage included."""
+    request, count = scheduler.apply(case.request, _own(changes), case.count)
+    needs = case.needs.get(request.pool_id or "")
+    return (request if needs is None else replace(request, networks=needs.networks, storages=needs.storages)), count
 
 
 def charged(request: Request, count: int) -> dict[str, int]:
@@ -328,7 +344,7 @@ def _moved(case: Case, snapshot: Snapshot, move: MoveInstance) -> Snapshot | Non
 
 def _with_ledger(case: Case, base: tuple[AnyChange, ...]) -> Iterator[tuple[AnyChange, ...]]:
     """Yield the set with what the quotas want besides: limits raised, or the request made smaller."""
-    request, count = scheduler.apply(case.request, _own(base), case.count)
+    request, count = _changed(case, base)
     short = _short(case, request, count)
     if not short:
         yield base
@@ -383,7 +399,7 @@ def _body(case: Case, changes: Sequence[AnyChange]) -> dict[str, Any] | None:
             body["count"] = change.to
         elif change.kind == "pool":
             body["pool"] = case.pool_names.get(change.pool, change.pool)
-    request, _ = scheduler.apply(case.request, _own(changes), case.count)
+    request, _ = _changed(case, changes)
     if request.resources != case.request.resources:
         fitting = [size for size in case.sizes if case.least <= size.resources <= request.resources]
         if not fitting:

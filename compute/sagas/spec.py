@@ -29,12 +29,12 @@ def nic_spec(port: Port) -> NicSpec:
 
 
 def load_instance(instance_id: uuid.UUID) -> Instance:
-    """Return the instance with its image, as a saga step needs it."""
-    return Instance.unscoped.select_related("image", "tenant").get(id=instance_id)
+    """Return the instance with its image and flavor, as a saga step needs it."""
+    return Instance.unscoped.select_related("image", "tenant", "flavor").get(id=instance_id)
 
 
 def instance_spec(instance: Instance) -> InstanceSpec:
-    """Return all a host needs to make this instance exist. Needs `instance.image` and `instance.tenant` loaded."""
+    """Return all a host needs to make this instance exist. Needs its image, tenant and flavor loaded."""
     image = instance.image
     ports = Port.unscoped.filter(instance=instance).select_related("network").order_by("created_at", "id")
     return InstanceSpec(
@@ -59,6 +59,8 @@ def instance_spec(instance: Instance) -> InstanceSpec:
         ),
         nics=tuple(nic_spec(port) for port in ports),
         cpu_shares=1024 * instance.vcpus,
+        cpu_model=instance.flavor.cpu_model,
+        cpu_flags=tuple(instance.flavor.cpu_flags),
         partition=tuple(str(tenant) for tenant in instance.tenant.path),
         ssh_keys=tuple(key["public_key"] for key in instance.keys),
         user_data=instance.user_data,

@@ -27,11 +27,14 @@ from compute.scheduler.snapshot import Snapshot
 
 DUMP_VERSION: Final = 1
 
-_HOST_SETS: Final = ("modes", "traits", "cpu_flags", "networks", "storages", "images")
+_HOST_SETS: Final = ("modes", "traits", "cpu_models", "cpu_flags", "networks", "storages", "images")
 _REQUEST_SETS: Final = (
     *("required_traits", "forbidden_traits", "forbidden_hosts", "exposed_hosts"),
     *("cpu_flags", "cpu_models", "networks", "storages"),
 )
+
+
+_HOST_FIELDS: Final = frozenset(item.name for item in dataclasses.fields(HostState))
 
 
 class DumpError(ValueError):
@@ -109,11 +112,14 @@ def plain(value: Any) -> Any:
 
 
 def read_host(data: Mapping[str, Any]) -> HostState:
-    """Return the host that `plain` made the data of. Raises KeyError, TypeError."""
+    """Return the host that `plain` made the data of; what this release does not know is passed over.
+
+    Raises KeyError, TypeError.
+    """
     inventory = data["inventory"]
     return HostState(
         **{
-            **data,
+            **{name: value for name, value in data.items() if name in _HOST_FIELDS},
             "inventory": Inventory(
                 **{
                     **inventory,

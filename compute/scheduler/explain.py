@@ -28,7 +28,7 @@ _WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "target_host": ("is not the host asked for", "are not the host asked for"),
     "forbidden": ("is ruled out by the request", "are ruled out by the request"),
     "virt_mode": ("cannot run this kind of guest", "cannot run this kind of guest"),
-    "cpu_model": ("has another CPU model", "have another CPU model"),
+    "cpu_model": ("does not offer the CPU model asked for", "do not offer the CPU model asked for"),
     "cpu_flags": ("lacks CPU flags asked for", "lack CPU flags asked for"),
     "traits": ("has not the traits asked for", "have not the traits asked for"),
     "anti_affinity": ("already has a member of the group", "already have a member of the group"),

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from compute.scheduler.capacity import fits, room
-from compute.scheduler.model import MODES_OF_KIND, HostState, Refusal, Request, Resource
+from compute.scheduler.model import MODES_OF_KIND, NOT_SAID, HostState, Refusal, Request, Resource
 from compute.scheduler.snapshot import Flags, Snapshot
 
 
@@ -115,6 +115,24 @@ def _lacking_rows(columns: Mapping[str, Flags], wanted: frozenset[str], snapshot
     refused = _nobody(snapshot)
     for item in wanted:
         refused |= ~columns.get(item, _nobody(snapshot))
+    return refused
+
+
+def _beyond_reach(host: HostState, request: Request, wanted: frozenset[str], there: frozenset[str]) -> bool:
+    """Networks and storages are a pool's: hosts of another one have nothing to do with these."""
+    return request.pool_id in (None, host.pool_id) and NOT_SAID not in there and not wanted <= there
+
+
+def _beyond_reach_rows(
+    snapshot: Snapshot, request: Request, wanted: frozenset[str], columns: Mapping[str, Flags]
+) -> Flags | None:
+    refused = _lacking_rows(columns, wanted, snapshot)
+    if refused is None:
+        return None
+    if NOT_SAID in columns:
+        refused &= ~columns[NOT_SAID]
+    if request.pool_id is not None:
+        refused &= snapshot.pools.get(request.pool_id, _nobody(snapshot))
     return refused
 
 
@@ -226,9 +244,9 @@ FILTERS: Final[tuple[Filter, ...]] = (
     Filter("virt_mode", _mode, _mode_rows, lambda host, _: ", ".join(sorted(host.modes))),
     Filter(
         "cpu_model",
-        lambda host, request: bool(request.cpu_models) and host.cpu_model not in request.cpu_models,
+        lambda host, request: bool(request.cpu_models) and request.cpu_models.isdisjoint(host.cpu_models),
         _cpu_model_rows,
-        lambda host, _: host.cpu_model,
+        lambda host, request: f"offers none of {', '.join(sorted(request.cpu_models))}",
     ),
     Filter(
         "cpu_flags",
@@ -239,14 +257,14 @@ FILTERS: Final[tuple[Filter, ...]] = (
     Filter("traits", _traits, _traits_rows, _traits_seen),
     Filter(
         "network",
-        lambda host, request: not request.networks <= host.networks,
-        lambda snapshot, request: _lacking_rows(snapshot.networks, request.networks, snapshot),
+        lambda host, request: _beyond_reach(host, request, request.networks, host.networks),
+        lambda snapshot, request: _beyond_reach_rows(snapshot, request, request.networks, snapshot.networks),
         lambda host, request: _lacking_seen(request.networks, host.networks),
     ),
     Filter(
         "storage",
-        lambda host, request: not request.storages <= host.storages,
-        lambda snapshot, request: _lacking_rows(snapshot.storages, request.storages, snapshot),
+        lambda host, request: _beyond_reach(host, request, request.storages, host.storages),
+        lambda snapshot, request: _beyond_reach_rows(snapshot, request, request.storages, snapshot.storages),
         lambda host, request: _lacking_seen(request.storages, host.storages),
     ),
     Filter(

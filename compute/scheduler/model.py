@@ -21,6 +21,8 @@ Resource = Literal["vcpus", "memory_mib", "disk_gib"]
 GroupRule = Literal["anti_affinity", "soft_anti_affinity", "soft_affinity", "affinity"]
 
 RESOURCES: Final[tuple[Resource, ...]] = get_args(Resource)
+# Among what a host reaches: it has not said, so it refuses nobody for that.
+NOT_SAID: Final = ""
 UNITS: Final[Mapping[Resource, str]] = {"vcpus": "vCPU", "memory_mib": "MiB", "disk_gib": "GiB"}
 
 # What an instance of each kind can run on: one of these modes is enough.
@@ -95,7 +97,8 @@ class HostState:
 
     `group_counts`: group id -> how many of its members are on this host.
 
-    `networks` and `storages` are the ids of what the host reaches, `images` those that it need not fetch;
+    `cpu_models` and `cpu_flags` are what a VM can be given there. `networks` and `storages` are the ids of what the host
+    reaches (NOT_SAID among them: taken to reach all), `images` those that it has already;
     `failure_domain` names what fails together (a rack, a power feed), "" where nobody has said.
     A host whose load is not known has `load` 0.0; ValueError for one that is not finite, which would sort anywhere.
     """
@@ -112,7 +115,7 @@ class HostState:
     traits: frozenset[str] = frozenset()
     load: float = 0.0
     group_counts: Mapping[str, int] = field(default_factory=dict, hash=False)
-    cpu_model: str = ""
+    cpu_models: frozenset[str] = frozenset()
     cpu_flags: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()
     storages: frozenset[str] = frozenset()

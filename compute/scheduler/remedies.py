@@ -111,7 +111,8 @@ def apply(request: Request, changes: Sequence[Change], count: int = 1) -> tuple[
             case "fewer":
                 count = change.to or 0
             case "pool":
-                request = replace(request, pool_id=change.pool)
+                # Networks and storages are those of the pool that was asked for; the caller knows those of the other.
+                request = replace(request, pool_id=change.pool, networks=frozenset(), storages=frozenset())
             case "without_traits":
                 dropped = frozenset(change.traits)
                 request = replace(

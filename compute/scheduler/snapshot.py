@@ -78,7 +78,7 @@ class Snapshot:
             modes=_flags([host.modes for host in rows]),
             traits=_flags([host.traits for host in rows]),
             groups=groups,
-            cpu_models=_states([host.cpu_model for host in rows]),
+            cpu_models=_flags([host.cpu_models for host in rows]),
             cpu_flags=_flags([host.cpu_flags for host in rows]),
             networks=_flags([host.networks for host in rows]),
             storages=_flags([host.storages for host in rows]),
@@ -157,7 +157,7 @@ def _counts(values: Iterable[int]) -> Counts:
 def _lasting(host: HostState) -> tuple[object, ...]:
     """What seldom changes: a change of it builds the columns anew."""
     return (
-        *(host.pool_id, host.modes, host.traits, host.cpu_model, host.cpu_flags),
+        *(host.pool_id, host.modes, host.traits, host.cpu_models, host.cpu_flags),
         *(host.networks, host.storages, host.images, host.failure_domain),
     )
 

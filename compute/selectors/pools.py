@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from django.db.models import Count, Max, Q, QuerySet, Sum
 
-from compute.models import Host, Pool
+from compute.models import Host, Image, Network, Pool
 from compute.selectors import lookup
 from tenants.services.access import Actor, authorize
 
@@ -82,3 +82,27 @@ def get_host(*, actor: Actor, reference: str) -> Host:
     """Return one host by id or name. Raises NotFound, PermissionDenied."""
     authorize(actor, "host.read", None)
     return lookup.find_host(reference)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a host says of itself, for people: versions by name, and the names of networks and images it has."""
+
+    versions: dict[str, str]
+    networks: list[str]
+    images: list[str]
+
+
+_VERSIONS = ("kernel", "libvirt_version", "qemu_version", "cgroup_version", "cpu_model", "shared_storage_id")
+
+
+def told_by(host: Host) -> Told:
+    """Return the host's facts with names in the place of ids; what is gone since is left out."""
+    facts = host.facts
+    networks = Network.objects.filter(id__in=facts.get("networks") or []).order_by("name")
+    images = Image.objects.filter(id__in=facts.get("images") or []).order_by("name")
+    return Told(
+        versions={name: str(facts[name]) for name in _VERSIONS if facts.get(name)},
+        networks=list(networks.values_list("name", flat=True)),
+        images=list(images.values_list("name", flat=True)),
+    )

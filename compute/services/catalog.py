@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import re
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from django.db import IntegrityError, transaction
@@ -92,8 +94,18 @@ def update_pool(
         return pool
 
 
-def create_flavor(*, actor: Actor, name: str, vcpus: int, memory_mib: int, disk_gib: int, kind: str = "") -> Flavor:
-    """Offer a size. Raises InvalidInput, NameTaken, PermissionDenied."""
+def create_flavor(
+    *,
+    actor: Actor,
+    name: str,
+    vcpus: int,
+    memory_mib: int,
+    disk_gib: int,
+    kind: str = "",
+    cpu_model: str = "",
+    cpu_flags: Sequence[str] = (),
+) -> Flavor:
+    """Offer a size. `cpu_model`, `cpu_flags`: in libvirt's names; for VMs only. Raises InvalidInput, NameTaken, PermissionDenied."""
     authorize(actor, "flavor.create", None)
     check_name(name)
     bounds = {
@@ -106,11 +118,18 @@ def create_flavor(*, actor: Actor, name: str, vcpus: int, memory_mib: int, disk_
             raise InvalidInput.field(f"/{field}", "out_of_range", f"{field} is a whole number from {low} to {high}.")
     if kind not in ("", "vm", "container"):
         raise InvalidInput.field("/kind", "invalid_kind", "Kind is vm, container, or left out for both.")
+    _check_processor(kind, cpu_model, cpu_flags)
     with transaction.atomic(durable=True):
         try:
             with transaction.atomic():
                 flavor = Flavor.objects.create(
-                    name=name, vcpus=vcpus, memory_mib=memory_mib, disk_gib=disk_gib, kind=kind
+                    name=name,
+                    vcpus=vcpus,
+                    memory_mib=memory_mib,
+                    disk_gib=disk_gib,
+                    kind=kind,
+                    cpu_model=cpu_model,
+                    cpu_flags=sorted(set(cpu_flags)),
                 )
         except IntegrityError:
             raise NameTaken(f"There is a flavor called {name} already.") from None
@@ -118,11 +137,34 @@ def create_flavor(*, actor: Actor, name: str, vcpus: int, memory_mib: int, disk_
             actor=actor,
             action="flavor.create",
             target=flavor,
-            after={"vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib},
+            after={
+                "vcpus": vcpus,
+                "memory_mib": memory_mib,
+                "disk_gib": disk_gib,
+                "cpu_model": cpu_model,
+                "cpu_flags": flavor.cpu_flags,
+            },
         )
         return flavor
 
 
+def _check_processor(kind: str, cpu_model: str, cpu_flags: Sequence[str]) -> None:
+    """Names only: which of them there are is each host's to say, and a host of tomorrow may know more."""
+    if cpu_model and not _CPU_WORD.fullmatch(cpu_model):
+        raise InvalidInput.field("/cpu_model", "invalid_cpu_model", "A CPU model is a name such as EPYC-Rome.")
+    for index, flag in enumerate(cpu_flags):
+        if not _CPU_WORD.fullmatch(flag):
+            raise InvalidInput.field(f"/cpu_flags/{index}", "invalid_cpu_flag", "A CPU flag is a name such as avx2.")
+    if len(cpu_flags) > _MOST_FLAGS:
+        raise InvalidInput.field("/cpu_flags", "too_many", f"At most {_MOST_FLAGS} CPU flags.")
+    if (cpu_model or cpu_flags) and kind != "vm":
+        raise InvalidInput.field(
+            "/kind", "kind_mismatch", "A container has its host's processor as it is: ask for CPUs with the kind vm."
+        )
+
+
+_CPU_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_MOST_FLAGS = 32
 _SUFFIX = {"qcow2": "qcow2", "raw": "raw", "rootfs-tar": "tar"}
 
 

@@ -9,13 +9,13 @@ from compute.models import Flavor, Instance, Network
 from compute.models.catalog import LEAST_MEMORY_MIB
 from compute.placement import limits
 from compute.placement.kept import KEPT
-from compute.placement.remedies import Case, Guest, Size
+from compute.placement.remedies import Case, Guest, Needs, Size
 from compute.placement.reservations import Reservation
 from compute.scheduler.model import Request, Resources
 from compute.scheduler.remedies import hosts_short_of_room
 from compute.scheduler.snapshot import Snapshot
 from compute.services.addresses import addresses_left
-from compute.services.instances_wanted import Wanted, shared_networks
+from compute.services.instances_wanted import Wanted, cpu_models_of, shared_networks, storages_of
 from compute.wire import Kind
 from tenants.models import Tenant
 from tenants.services.quota_forecast import forecast_charge
@@ -48,6 +48,7 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
         sizes=[
             Size(row.name, Resources(vcpus=row.vcpus, memory_mib=row.memory_mib, disk_gib=row.disk_gib))
             for row in flavors
+            if _asks_no_more(row, wanted.flavor)
         ],
         least=Resources(1, LEAST_MEMORY_MIB, wanted.image.virtual_size_gib),
         limits=limits.forecast(tenant=tenant, amounts=wanted.amounts(count)),
@@ -56,14 +57,21 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
             for pool in pools
             if (found := Reservation.load(pool_id=uuid.UUID(pool), tenant_path=tenant.path)) is not None
         },
+        needs={pool: Needs(frozenset({str(network.id)}), storages_of(network.pool)) for pool, network in pools.items()},
         guests=_guests(snapshot, request) if all_pools and count == 1 else (),
     )
+
+
+def _asks_no_more(flavor: Flavor, wanted: Flavor) -> bool:
+    """A size is offered in the place of another only where what fits that one beyond its size fits this one as well."""
+    return flavor.cpu_model in ("", wanted.cpu_model) and set(flavor.cpu_flags) <= set(wanted.cpu_flags)
 
 
 def _guests(snapshot: Snapshot, request: Request) -> list[Guest]:
     """Return the active guests of the hosts that lack room and nothing else, of the few that lack least."""
     short = hosts_short_of_room(snapshot, request, most=_HOSTS_ASKED)
-    rows = Instance.unscoped.filter(state="active", host__in=map(uuid.UUID, short)).order_by("id")[:_GUESTS_ASKED]
+    active = Instance.unscoped.filter(state="active", host__in=map(uuid.UUID, short)).select_related("flavor")
+    rows = active.order_by("id")[:_GUESTS_ASKED]
     return [
         Guest(
             id=str(row.id),
@@ -74,6 +82,10 @@ def _guests(snapshot: Snapshot, request: Request) -> list[Guest]:
                 kind=cast(Kind, row.kind),
                 resources=Resources(vcpus=row.vcpus, memory_mib=row.memory_mib, disk_gib=row.disk_gib),
                 pool_id=str(row.pool_id),
+                cpu_models=cpu_models_of(row.flavor),
+                cpu_flags=frozenset(row.flavor.cpu_flags),
+                networks=request.networks,
+                storages=request.storages,
             ),
         )
         for row in rows

@@ -87,6 +87,11 @@ class Wanted:
                 vcpus=self.flavor.vcpus, memory_mib=self.flavor.memory_mib, disk_gib=self.flavor.disk_gib
             ),
             pool_id=str(self.pool.id),
+            cpu_models=cpu_models_of(self.flavor),
+            cpu_flags=frozenset(self.flavor.cpu_flags),
+            networks=frozenset({str(self.network.id)}),
+            storages=storages_of(self.pool),
+            image=str(self.image.id),
         )
 
     def policy(self) -> Policy:
@@ -117,6 +122,16 @@ class Wanted:
 def shared_networks() -> QuerySet[Network]:
     """The networks that instances may get a port on; of a pool's several the first is taken."""
     return Network.objects.filter(tenant=None).order_by("created_at")
+
+
+def cpu_models_of(flavor: Flavor) -> frozenset[str]:
+    """The processors of which a host must offer one."""
+    return frozenset({flavor.cpu_model} if flavor.cpu_model else ())
+
+
+def storages_of(pool: Pool) -> frozenset[str]:
+    """What a host of the pool must see; nothing before its first host has shown which storage the pool's is."""
+    return frozenset({pool.shared_storage_id} if pool.shared_storage_id else ())
 
 
 def _find_each(flavor: str, image: str, pool: str | None) -> Catalogue:

@@ -275,6 +275,14 @@ ZEROES: list[tuple[str, str, Any]] = [
     ("POST", "flavors", {"name": "f", "vcpus": 2**31, "memory_mib": 16, "disk_gib": 1})
 ]
 ZEROES += [
+    ("POST", "flavors", {"name": "f", "vcpus": 1, "memory_mib": 16, "disk_gib": 1, "kind": "vm", **asked})
+    for asked in (
+        *({"cpu_model": name} for name in ("<cpu/>", "a b", "-x", "x" * 64, 7, None)),
+        *({"cpu_flags": flags} for flags in ("avx2", ["avx2", ""], ["a b"], ["a\n"], [7], ["avx2"] * 33)),
+        {"cpu_flags": ["avx2"], "kind": "container"},
+    )
+]
+ZEROES += [
     ("POST", "pools", {"name": "p", "cidr": text}) for text in ("x", "10.0.0.0/33", "10.0.0.1/20", "fd00::/64", "")
 ]
 ZEROES += [

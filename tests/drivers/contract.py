@@ -128,6 +128,15 @@ class DriverContract:
         assert caught.value.code == "disk_too_small"
         assert spec.id not in driver.list_disks()
 
+    def test_inventory_names_the_images_that_were_used_here(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        assert spec.disk.image.id in driver.inventory().images
+
+    def test_inventory_says_what_a_guest_can_be_given(self, driver: Driver) -> None:
+        inventory = driver.inventory()
+        assert inventory.cpu_model in inventory.cpu_models
+        assert inventory.cpu_flags
+
     def test_inventory_is_the_declared_slice(self, driver: Driver) -> None:
         inventory = driver.inventory()
         assert (inventory.vcpus, inventory.memory_mib, inventory.disk_gib) == (2, 2048, 20)

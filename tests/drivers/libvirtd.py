@@ -102,6 +102,9 @@ class PlainBridge:
         self.host.run("ip", "link", "set", bridge, "up")
         self.ports[nic.device] = nic
 
+    def reached(self) -> tuple[str, ...]:
+        return tuple(sorted({nic.network.id for nic in self.ports.values()}))
+
     def remove_port(self, device: str) -> None:
         self.ports.pop(device, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import stat
@@ -370,6 +371,46 @@ def test_twelve_threads_share_one_driver(driver: LibvirtDriver, lab: Lab) -> Non
         thread.join(60)
     assert failures == []
     assert driver.list_domains() == ()
+
+
+def qemu_pid(instance_id: str) -> int:
+    """Return the process of a VM."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"-uuid\0{instance_id}\0".encode() in path.read_bytes():
+                return int(path.parent.name)
+    raise AssertionError(f"no QEMU runs {instance_id}")
+
+
+def test_vm_gets_the_processor_and_the_flags_of_its_flavor(driver: LibvirtDriver, vm: InstanceSpec) -> None:
+    offered = driver.inventory()
+    assert "Nehalem" in offered.cpu_models
+    assert "aes" in offered.cpu_flags
+    asked = dataclasses.replace(vm, cpu_model="Nehalem", cpu_flags=("aes",))
+    driver.prepare(asked)
+    assert driver.start(asked, token=1) == "running"
+    words = Path(f"/proc/{qemu_pid(vm.id)}/cmdline").read_bytes().decode().split("\0")
+    assert words[words.index("-cpu") + 1] == "Nehalem,aes=on"
+
+
+def test_processor_that_the_host_does_not_know_is_refused_for_good(driver: LibvirtDriver, vm: InstanceSpec) -> None:
+    asked = dataclasses.replace(vm, cpu_model="Nonsuch")
+    driver.prepare(asked)
+    with pytest.raises(Never):
+        driver.start(asked, token=1)
+
+
+def test_numa_cells_are_those_of_the_kernel(driver: LibvirtDriver) -> None:
+    cells = driver.inventory().numa
+    assert cells
+    for cell in cells:
+        folder = Path(f"/sys/devices/system/node/node{cell.id}")
+        listed = (folder / "cpulist").read_text().strip()
+        assert set(cell.cpus) == {
+            cpu for part in listed.split(",") for cpu in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)
+        }
+        total = next(line for line in (folder / "meminfo").read_text().splitlines() if "MemTotal" in line)
+        assert cell.memory_mib == pytest.approx(int(total.split()[-2]) // 1024, abs=1)
 
 
 def test_proof_boots_real_guests_says_which_mode_won_and_leaves_nothing(driver: LibvirtDriver, lab: Lab) -> None:

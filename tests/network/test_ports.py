@@ -293,6 +293,22 @@ def test_restore_forgets_only_what_is_long_gone(lab: Lab, network: NetworkSpec) 
     manager.end()
 
 
+def test_a_network_is_reached_while_its_bridge_and_its_tunnel_are_up(lab: Lab, network: NetworkSpec) -> None:
+    host = lab.hosts[0]
+    host.call("ensure_network", network)
+    assert host.call("reached") == (network.id,)
+    for damage in (
+        ("link", "set", vxlan_name(network), "down"),
+        ("link", "set", vxlan_name(network), "nomaster"),
+        ("link", "set", bridge_name(network), "down"),
+        ("link", "delete", vxlan_name(network)),
+    ):
+        host.ip(*damage)
+        assert host.call("reached") == ()
+        host.call("ensure_network", network)
+        assert host.call("reached") == (network.id,)
+
+
 def test_network_larger_than_the_underlay_is_refused(lab: Lab) -> None:
     spec = NetworkSpec("00000000-0000-4000-9000-000000000001", 9001, "10.201.0.0/16", "10.201.0.1", mtu=1451)
     with pytest.raises(Never) as caught:

@@ -24,10 +24,17 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 # What the scheduler never sees of a host. A new column belongs here, or into HOST_COLUMNS and the trigger.
 UNWATCHED = {
-    "id", "address", "state_reason", "ceiling_vcpus", "ceiling_memory_mib", "ceiling_disk_gib", "facts", "proof",
+    "id", "address", "state_reason", "ceiling_vcpus", "ceiling_memory_mib", "ceiling_disk_gib", "proof",
     "proved_at", "boot_id", "booted_at", "last_seen_at", "observed_at", "strays", "stray_disks", "clock_skew_seconds",
     "node_token_hash", "token", "version", "created_at",
 }  # fmt: skip
+
+
+FACTS = (
+    {},
+    {"cpu_models": ["Nehalem"], "cpu_flags": ["aes", "avx2"], "shared_storage_id": "store", "kernel": "6.1"},
+    {"networks": ["net"], "images": ["image"], "shared_storage_id": "store"},
+)
 
 
 @pytest.fixture
@@ -53,6 +60,11 @@ def _read(pool: Pool) -> list[HostState]:
             observed_state=row.observed_state,
             modes=frozenset(row.modes),
             traits=frozenset(row.traits),
+            cpu_models=frozenset(row.facts.get("cpu_models", [])),
+            cpu_flags=frozenset(row.facts.get("cpu_flags", [])),
+            networks=frozenset(row.facts.get("networks", [""])),
+            storages=frozenset([row.facts.get("shared_storage_id", "")]),
+            images=frozenset(row.facts.get("images", [])),
         )
         for row in rows
     ]
@@ -70,7 +82,7 @@ def _same(looked: Snapshot, read: list[HostState]) -> None:
 def _touch(dice: random.Random, pools: list[Pool], hosts: list[Host]) -> None:
     """One of the changes that hosts go through."""
     rows = Host.objects.filter(id=dice.choice(hosts).id)
-    match dice.randrange(8):
+    match dice.randrange(9):
         case 0 | 1:
             rows.update(used_vcpus=F("used_vcpus") + 1, ceiling_vcpus=F("ceiling_vcpus") + 1)
         case 2:
@@ -85,6 +97,8 @@ def _touch(dice: random.Random, pools: list[Pool], hosts: list[Host]) -> None:
             hosts.append(make_host(dice.choice(pools)))
         case 7:
             Pool.objects.filter(id=dice.choice(pools).id).update(vcpu_ratio=dice.choice([1.0, 2.0, 4.0]))
+        case 8:
+            rows.update(facts=dice.choice(FACTS))
 
 
 @pytest.mark.parametrize("seed", range(4))

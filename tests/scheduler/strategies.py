@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from compute.scheduler.model import WEIGHER_NAMES, HostState, Inventory, Policy, Request, Resources
+from compute.scheduler.model import NOT_SAID, WEIGHER_NAMES, HostState, Inventory, Policy, Request, Resources
 
 # Cores are shared by many tests: a slow example says nothing about the scheduler, so there is no deadline.
 counted = settings(
@@ -47,6 +47,7 @@ def seldom(items: Sequence[str]) -> st.SearchStrategy[frozenset[str]]:
     return st.just(frozenset[str]()) | st.frozensets(st.sampled_from(items), max_size=1)
 
 
+unsaid = st.just(frozenset({NOT_SAID}))
 ratios = st.sampled_from([1.0, 1.15, 1.5, 2.0, 16.0, 0.3])
 
 inventories = st.builds(
@@ -76,10 +77,10 @@ def host_states(draw: st.DrawFn, *, host_id: str, in_service: bool = False) -> H
         traits=draw(st.frozensets(st.sampled_from(TRAITS))),
         load=draw(st.sampled_from([0.0, 0.1, 0.5, 1.0, 1.7, -0.2])),
         group_counts=draw(st.dictionaries(st.sampled_from(GROUPS), st.integers(0, 3))),
-        cpu_model=draw(st.sampled_from(CPU_MODELS)),
+        cpu_models=draw(seldom(CPU_MODELS) | st.just(frozenset(CPU_MODELS))),
         cpu_flags=draw(mostly(CPU_FLAGS)),
-        networks=draw(mostly(NETWORKS)),
-        storages=draw(mostly(STORAGES)),
+        networks=draw(mostly(NETWORKS) | unsaid),
+        storages=draw(mostly(STORAGES) | unsaid),
         images=draw(st.frozensets(st.sampled_from(IMAGES))),
         failure_domain=draw(st.sampled_from(DOMAINS)),
     )
@@ -136,7 +137,7 @@ def demands(draw: st.DrawFn) -> tuple[list[HostState], Request]:
             modes=draw(modes),
             traits=draw(traits),
             group_counts=draw(groups),
-            cpu_model=draw(st.sampled_from(CPU_MODELS)),
+            cpu_models=draw(seldom(CPU_MODELS) | st.just(frozenset(CPU_MODELS))),
             cpu_flags=draw(mostly(CPU_FLAGS)),
             failure_domain=draw(st.sampled_from(DOMAINS)),
         )

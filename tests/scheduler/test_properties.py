@@ -51,10 +51,13 @@ def can_take(host: HostState, request: Request) -> bool:
         return False
     if request.group and not its_group_allows(host, request, request.group):
         return False
-    if request.cpu_models and host.cpu_model not in request.cpu_models:
+    if request.cpu_models and not request.cpu_models & host.cpu_models:
         return False
-    if request.cpu_flags - host.cpu_flags or request.networks - host.networks or request.storages - host.storages:
+    if request.cpu_flags - host.cpu_flags:
         return False
+    for wanted, reached in ((request.networks, host.networks), (request.storages, host.storages)):
+        if wanted - reached and "" not in reached:
+            return False
     for resource in RESOURCES:
         asked = getattr(request.resources, resource)
         if asked and getattr(host.used, resource) + asked > exact_capacity(host, resource):

@@ -28,7 +28,11 @@ REFUSED: dict[str, tuple[HostState, Request, str]] = {
     "admin_state": (host(admin_state="draining"), request(), "draining"),
     "observed_state": (host(observed_state="down"), request(), "down"),
     "virt_mode": (host(modes=frozenset({"qemu", "kvm"})), request(kind="container"), "kvm, qemu"),
-    "cpu_model": (replace(host(), cpu_model="old"), replace(request(), cpu_models=frozenset({"new"})), "old"),
+    "cpu_model": (
+        replace(host(), cpu_models=frozenset({"old"})),
+        replace(request(), cpu_models=frozenset({"new"})),
+        "offers none of new",
+    ),
     "cpu_flags": (
         replace(host(), cpu_flags=frozenset({"aes"})),
         replace(request(), cpu_flags=frozenset({"aes", "avx2"})),

@@ -23,6 +23,8 @@ class FlavorAnswer(Answer):
     memory_mib = serializers.IntegerField()
     disk_gib = serializers.IntegerField()
     kind = serializers.ChoiceField(["", "vm", "container"], help_text="empty: for both")
+    cpu_model = serializers.CharField(help_text="that its VMs get; empty: the pool's")
+    cpu_flags = serializers.ListField(child=serializers.CharField(), help_text="that its VMs get beyond their model")
     created_at = serializers.DateTimeField()
     version = serializers.IntegerField()
 
@@ -33,6 +35,10 @@ class FlavorCreateInput(StrictSerializer):
     memory_mib = Whole(min_value=16)
     disk_gib = Whole(min_value=1)
     kind = Choice(["vm", "container"], required=False, help_text="left out: for both")
+    cpu_model = Text(max_length=63, required=False, help_text="in libvirt's names; for the kind vm")
+    cpu_flags = serializers.ListField(
+        child=Text(max_length=63), max_length=32, required=False, help_text="in libvirt's names; for the kind vm"
+    )
 
 
 class ImageAnswer(Answer):

@@ -34,6 +34,47 @@ class TotalAnswer(Answer):
     disk_gib = serializers.IntegerField(source="total_disk_gib")
 
 
+class HugePagesAnswer(Answer):
+    size_kib = serializers.IntegerField()
+    total = serializers.IntegerField()
+    free = serializers.IntegerField(help_text="used by nobody when the host last looked")
+
+
+class NumaCellAnswer(Answer):
+    id = serializers.IntegerField()
+    cpus = serializers.ListField(child=serializers.IntegerField())
+    memory_mib = serializers.IntegerField()
+    huge_pages = HugePagesAnswer(many=True)
+
+
+class FactsAnswer(Answer):
+    """What a host has not said is left out."""
+
+    kernel = serializers.CharField(required=False)
+    libvirt_version = serializers.CharField(required=False)
+    qemu_version = serializers.CharField(required=False)
+    cgroup_version = serializers.IntegerField(required=False)
+    migration_address = serializers.CharField(required=False)
+    cpu_model = serializers.CharField(required=False, help_text="what its VMs get where their flavor names none")
+    cpu_models = serializers.ListField(
+        required=False, child=serializers.CharField(), help_text="that VMs can be given, in the mode proved"
+    )
+    cpu_flags = serializers.ListField(
+        required=False, child=serializers.CharField(), help_text="that VMs can be given, in the mode proved"
+    )
+    networks = serializers.ListField(
+        required=False,
+        allow_null=True,
+        child=serializers.UUIDField(),
+        help_text="whose bridge and tunnel are up; null: nobody looks",
+    )
+    shared_storage_id = serializers.CharField(required=False, help_text="of the storage that it sees")
+    images = serializers.ListField(
+        required=False, child=serializers.UUIDField(), help_text="checked there, and still as they were"
+    )
+    numa = NumaCellAnswer(required=False, many=True)
+
+
 class HostAnswer(Answer):
     id = serializers.UUIDField()
     name = serializers.CharField()
@@ -48,7 +89,7 @@ class HostAnswer(Answer):
     capacity = CapacityAnswer(source="*", help_text="the most it may carry, by its pool's ratios")
     used = UsedAnswer(source="*")
     instances = serializers.IntegerField(source="used_instances")
-    facts = serializers.JSONField(help_text="versions, CPU model, cgroup version")
+    facts = FactsAnswer()
     proof = serializers.JSONField(help_text="what it showed of itself when it was enrolled")
     proved_at = serializers.DateTimeField(allow_null=True)
     last_seen_at = serializers.DateTimeField(allow_null=True)

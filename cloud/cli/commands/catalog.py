@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,10 +55,14 @@ def create_flavor(
     memory_mib: Annotated[int, typer.Option(min=16)],
     disk_gib: Annotated[int, typer.Option(min=1)],
     kind: Annotated[str | None, typer.Option(help="vm or container; left out: for both")] = None,
+    cpu_model: Annotated[str | None, typer.Option(help="That its VMs get, such as EPYC-Rome")] = None,
+    cpu_flag: Annotated[list[str] | None, typer.Option(help="That its VMs get, such as avx2; may be repeated")] = None,
 ) -> None:
     """Offer a size; for operators."""
-    body = {"name": name, "vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib}
-    session.rows([session.client.post("flavors", {**body, **({"kind": kind} if kind else {})})], FLAVOR_COLUMNS)
+    body: dict[str, Any] = {"name": name, "vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib}
+    asked = {"kind": kind, "cpu_model": cpu_model, "cpu_flags": cpu_flag}
+    body |= {field: value for field, value in asked.items() if value}
+    session.rows([session.client.post("flavors", body)], FLAVOR_COLUMNS)
 
 
 @command(image_app, "list")

@@ -55,7 +55,10 @@ def list_hosts(session: Session, pool: Annotated[str | None, typer.Option(help="
 @command(app, "show")
 def show_host(session: Session, name: Name) -> None:
     """All about one host, with what it proved of itself."""
-    session.one(session.client.get("hosts/" + quoted(name)))
+    host = session.client.get("hosts/" + quoted(name))
+    if session.output == "table":  # a line for each fact
+        host |= host.pop("facts")
+    session.one(host)
 
 
 @command(app, "shares")

@@ -19,7 +19,7 @@ from compute.models import Pool
 from compute.selectors.instances import list_instances, status_of
 from compute.selectors.lookup import find_pool
 from compute.selectors.operations import list_operations, progress_of
-from compute.selectors.pools import get_host, list_hosts, list_pools
+from compute.selectors.pools import get_host, list_hosts, list_pools, told_by
 from compute.services import hosts
 from tenants.errors import DomainError
 from tenants.services.access import Actor
@@ -57,6 +57,7 @@ def detail(request: HttpRequest, actor: Actor, host_id: uuid.UUID) -> HttpRespon
     recent = list_operations(actor=actor, target_id=host.id)[:6]
     context = {
         "host": host,
+        "told": told_by(host),
         "share_bars": host_bars(actor=actor, host=host),
         "instances": [(instance, status_of(instance)) for instance in instances],
         "operations": [(operation, progress_of(operation)) for operation in recent],

@@ -35,6 +35,7 @@ from compute.wire import (
     HostInventory,
     HostProof,
     InstanceSpec,
+    NumaCell,
     PartitionReport,
     PowerState,
     ProofStep,
@@ -90,6 +91,10 @@ class FakeHost:
     places: dict[str, str] = field(default_factory=dict)  # instance id -> path, since its last start
     shares: dict[str, int] = field(default_factory=dict)  # partition name -> what it weighs, also when it is made later
     state_file: Path | None = None
+    cpu_flags: tuple[str, ...] = ("fake",)
+    networks: tuple[str, ...] | None = None  # None: nobody looks
+    images: set[str] = field(default_factory=set)  # used here before
+    numa: tuple[NumaCell, ...] = ()
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     @classmethod
@@ -108,6 +113,7 @@ class FakeHost:
             host.partitions = {key: FakePartition(**value) for key, value in data.get("partitions", {}).items()}
             host.places = data.get("places", {})
             host.shares = data.get("shares", {})
+            host.images = set(data.get("images", ()))
         return host
 
     def save(self) -> None:
@@ -123,6 +129,7 @@ class FakeHost:
             "partitions": {key: dataclasses.asdict(value) for key, value in self.partitions.items()},
             "places": self.places,
             "shares": self.shares,
+            "images": sorted(self.images),
         }
         part = self.state_file.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps(data), "utf-8")
@@ -224,6 +231,7 @@ class FakeDriver(Driver):
                 if effective and spec.id not in self.host.disks:
                     self._refuse_over_full(spec)
                     self.host.disks[spec.id] = FakeDisk(spec.disk.size_gib)
+                    self.host.images.add(spec.disk.image.id)
             with self._at("prepare.seed", spec.id) as effective, self._change():
                 if effective:
                     self.host.disks[spec.id].seed = True
@@ -393,6 +401,11 @@ class FakeDriver(Driver):
             kernel="fake",
             shared_storage_id=read_marker(self._settings.shared_dir) or "fake-storage",
             migration_address=self._settings.underlay_address,
+            cpu_models=("fake",),
+            cpu_flags=self.host.cpu_flags,
+            networks=self.host.networks,
+            images=tuple(sorted(self.host.images)),
+            numa=self.host.numa,
         )
 
 

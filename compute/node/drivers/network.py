@@ -19,5 +19,8 @@ class PortManager(Protocol):
         Called before the device exists: no frame of an unfiltered guest may ever pass.
         """
 
+    def reached(self) -> tuple[str, ...]:
+        """Return the ids of the networks that a guest of this host could use now: looked at, not remembered."""
+
     def remove_port(self, device: str) -> None:
         """Ensure that the port is forgotten. An unknown one is no error."""

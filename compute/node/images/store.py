@@ -59,6 +59,17 @@ class ImageStore:
             self._remember(paths.disk, identity, image.sha256)
         return paths
 
+    def checked(self) -> tuple[str, ...]:
+        """Return the ids of images that need no checking here any more: checked before, and still as they were."""
+        with self._lock:
+            known = dict(self._known)
+        found = []
+        for path, (identity, _) in known.items():
+            with contextlib.suppress(Never):
+                if _identity(Path(path)) == identity:
+                    found.append(Path(path).stem)
+        return tuple(sorted(found))
+
     def header(self, image: ImageRef, paths: ImagePaths, *, size_gib: int) -> Header:
         """Return the image's header. Raises Never("disk_too_small") when a disk of `size_gib` cannot hold it."""
         if image.format == "rootfs-tar":

@@ -102,6 +102,19 @@ def ensure_attached(devices: dict[str, str]) -> None:
             run("ip", "link", "set", "dev", link["ifname"], "master", bridge, "up")
 
 
+def seen() -> dict[str, dict[str, Any]]:
+    """Return all devices of this host as `ip` shows them, by name."""
+    return {link["ifname"]: link for link in ask("ip", "-j", "link", "show")}
+
+
+def is_whole(spec: NetworkSpec, devices: dict[str, dict[str, Any]], *, tunnel: bool) -> bool:
+    """Return whether the network's bridge is up and, where hosts are joined by a `tunnel`, its VXLAN device is up in it."""
+    bridge, vxlan = devices.get(bridge_name(spec), {}), devices.get(vxlan_name(spec), {})
+    if "UP" not in bridge.get("flags", ()):
+        return False
+    return not tunnel or ("UP" in vxlan.get("flags", ()) and vxlan.get("master") == bridge_name(spec))
+
+
 def remove_links(spec: NetworkSpec) -> None:
     """Ensure that the network's VXLAN device and bridge are gone."""
     for name in (vxlan_name(spec), bridge_name(spec)):

@@ -143,6 +143,13 @@ class PortManager:
         ports = self._records.read().ports
         return tuple(ports[device] for device in sorted(ports))
 
+    def reached(self) -> tuple[str, ...]:
+        """Return the ids of the networks whose bridge is up, and whose tunnel to other hosts is up in it. Takes no lock."""
+        seen = links.seen()
+        tunnel = bool(self._settings.underlay_address)
+        records = self._records.read().networks
+        return tuple(key for key in sorted(records) if links.is_whole(records[key].spec, seen, tunnel=tunnel))
+
     def find_port(self, address: str) -> PortRecord | None:
         """Return the port on this host that has the address, or None. Takes no lock."""
         return find_port(self._settings.run_dir, address)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -117,10 +117,26 @@ class Hypervisor:
         with self._call() as connection:
             return str(connection.getDomainCapabilities(None, "x86_64", None, virt_type))
 
+    def capabilities(self) -> str:
+        """Return libvirt's XML on the machine itself. Raises Unknown."""
+        with self._call() as connection:
+            return str(connection.getCapabilities())
+
+    def expanded(self, processor: str, virt_type: str) -> str:
+        """Return a processor (XML) with every flag that a domain of this type gets with it here. Raises Never, Unknown."""
+        flags = libvirt.VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES
+        with self._call() as connection:
+            return str(connection.baselineHypervisorCPU(None, "x86_64", None, virt_type, [processor], flags))
+
+    def free_pages(self, sizes: Sequence[int], cells: Sequence[int]) -> dict[tuple[int, int], int]:
+        """Return (cell, page size in KiB) -> pages that nobody uses. Raises Unknown."""
+        with self._call() as connection:
+            found = {cell: connection.getFreePages(list(sizes), cell, 1) for cell in cells} if sizes else {}
+        return {(cell, size): counts[cell][size] for cell, counts in found.items() for size in sizes}
+
     def machine_types(self) -> list[str]:
         """Return the names of the machines that a fully virtualized x86-64 guest may be here. Raises Unknown."""
-        with self._call() as connection:
-            capabilities = etree.fromstring(connection.getCapabilities().encode(), PARSER)
+        capabilities = etree.fromstring(self.capabilities().encode(), PARSER)
         found = capabilities.iterfind("guest[os_type='hvm']/arch[@name='x86_64']//machine")
         return sorted({machine.text for machine in found if machine.text})
 

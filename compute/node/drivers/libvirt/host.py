@@ -12,6 +12,7 @@ from compute.node.drivers.libvirt import cgroups as control_groups
 from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
 from compute.node.drivers.libvirt.console import read_log, trim
 from compute.node.drivers.libvirt.container import ContainerKind
+from compute.node.drivers.libvirt.facts import huge_sizes, numa_cells
 from compute.node.drivers.libvirt.kind import ACTIVE, PROOF_PREFIX, GuestKind, read_ports, remove_directory
 from compute.node.drivers.libvirt.partitions import Partitions
 from compute.node.drivers.libvirt.probe import prove_host
@@ -20,7 +21,16 @@ from compute.node.drivers.network import PortManager
 from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import instance_paths, list_instance_ids, read_marker
 from compute.node.images.store import ImageStore
-from compute.wire import DomainReport, HostInventory, HostProof, InstanceSpec, PartitionReport, PowerState, TenantShares
+from compute.wire import (
+    DomainReport,
+    HostInventory,
+    HostProof,
+    InstanceSpec,
+    NumaCell,
+    PartitionReport,
+    PowerState,
+    TenantShares,
+)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -33,7 +43,7 @@ class LibvirtDriver(Driver):
         self._network = network
         self._cgroups = control_groups.detect()
         settings.local_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-        store = ImageStore(settings)
+        self._store = store = ImageStore(settings)
         self._partitions = Partitions(self._cgroups, base=settings.partition, file=settings.local_dir / "shares.json")
         self._vms = VmKind(
             settings, network, Hypervisor(settings.qemu_uri), self._partitions, store=store, cgroups=self._cgroups
@@ -56,6 +66,9 @@ class LibvirtDriver(Driver):
 
     def inventory(self) -> HostInventory:
         libvirt_version, qemu_version = self._vms.hypervisor.versions()
+        processors = self._vms.processors(self._vms.mode)
+        with _storage_errors():
+            images = self._store.checked()
         return HostInventory(
             vcpus=self._settings.vcpus,
             memory_mib=self._settings.memory_mib,
@@ -68,6 +81,11 @@ class LibvirtDriver(Driver):
             kernel=os.uname().release,
             shared_storage_id=read_marker(self._settings.shared_dir),
             migration_address=self._settings.underlay_address,
+            cpu_models=processors.models,
+            cpu_flags=processors.flags,
+            networks=self._network.reached(),
+            images=images,
+            numa=self._numa(),
         )
 
     def prove(self) -> HostProof:
@@ -144,6 +162,12 @@ class LibvirtDriver(Driver):
             remove_directory(paths.local)
 
     # -- parts
+
+    def _numa(self) -> tuple[NumaCell, ...]:
+        hypervisor = self._vms.hypervisor
+        capabilities = hypervisor.capabilities()
+        cells = [cell.id for cell in numa_cells(capabilities, {})]
+        return numa_cells(capabilities, hypervisor.free_pages(huge_sizes(capabilities), cells))
 
     def _kind_of(self, spec: InstanceSpec) -> GuestKind:
         return self._vms if spec.kind == "vm" else self._containers

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
@@ -14,8 +16,8 @@ from lxml import etree
 from compute.node.drivers.base import Never
 from compute.node.drivers.libvirt.cgroups import Cgroups
 from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
+from compute.node.drivers.libvirt.facts import best_processor, flags_of, usable_models
 from compute.node.drivers.libvirt.kind import GuestKind
-from compute.node.drivers.libvirt.metadata import PARSER
 from compute.node.drivers.libvirt.partitions import Partitions
 from compute.node.drivers.libvirt.xml_vm import HOST_PROCESSOR, Machine, build_vm
 from compute.node.drivers.network import PortManager
@@ -31,6 +33,14 @@ VmMode = Literal["kvm", "qemu"]
 # guest can move; Nehalem is the least that current enterprise distributions start on.
 CPU_MODELS: Final = ("Westmere", "Nehalem", "qemu64")
 MACHINE_FAMILY: Final = re.compile(r"pc-q35-(\d+)\.(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Processors:
+    """What VMs of one mode can be given here: named models, and flags beyond those of a model."""
+
+    models: tuple[str, ...]
+    flags: tuple[str, ...]
 
 
 class VmKind(GuestKind):
@@ -54,6 +64,7 @@ class VmKind(GuestKind):
         self._cgroups = cgroups
         self._mode_file = settings.local_dir / "vm-mode"
         self._machines: dict[VmMode, Machine] = {}
+        self._processors: dict[VmMode, Processors] = {}
         self._lock = threading.Lock()
 
     # -- how VMs run here
@@ -78,13 +89,8 @@ class VmKind(GuestKind):
             known = self._machines.get(mode)
         if known is not None:
             return known
-        capabilities = etree.fromstring(self.hypervisor.domain_capabilities(mode).encode(), PARSER)
-        usable = {
-            model.text
-            for model in capabilities.iterfind("cpu/mode[@name='custom']/model")
-            if model.get("usable") in ("yes", "unknown")
-        }
-        models = [model for model in CPU_MODELS if model in usable]
+        usable = self.processors(mode).models
+        models: list[str] = [model for model in CPU_MODELS if model in usable]
         if not models and mode == "kvm":
             # A processor that libvirt knows no model for: guests get it as it is, and can move to its like only.
             models = [HOST_PROCESSOR]
@@ -93,6 +99,20 @@ class VmKind(GuestKind):
         found = Machine(mode, self._machine_type, models[0], self._cache)
         with self._lock:
             return self._machines.setdefault(mode, found)
+
+    def processors(self, mode: VmMode) -> Processors:
+        """Return what processors VMs can be given in a mode. Asks libvirt once. Raises Never, Unknown."""
+        with self._lock:
+            known = self._processors.get(mode)
+        if known is not None:
+            return known
+        capabilities = self.hypervisor.domain_capabilities(mode)
+        best = best_processor(capabilities)
+        flags: tuple[str, ...] = ()
+        with contextlib.suppress(Never):  # no flags then: nobody who asks for one is sent here
+            flags = flags_of(self.hypervisor.expanded(best, mode)) if best is not None else ()
+        with self._lock:
+            return self._processors.setdefault(mode, Processors(usable_models(capabilities), flags))
 
     @cached_property
     def _machine_type(self) -> str:

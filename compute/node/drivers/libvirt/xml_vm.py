@@ -21,7 +21,7 @@ _ELEMENTS = """
     name uuid metadata memory currentMemory vcpu cputune cputune/shares blkiotune blkiotune/weight
     resource resource/partition
     os os/type os/kernel os/initrd os/cmdline os/boot features features/acpi features/apic
-    cpu cpu/model clock clock/timer on_poweroff on_reboot on_crash
+    cpu cpu/model cpu/feature clock clock/timer on_poweroff on_reboot on_crash
     devices devices/disk devices/disk/driver devices/disk/source devices/disk/target devices/disk/readonly
     devices/disk/boot devices/interface devices/interface/mac devices/interface/source devices/interface/target
     devices/interface/model devices/interface/mtu devices/controller devices/serial devices/serial/log
@@ -89,7 +89,7 @@ def _add_boot(domain: etree._Element, spec: InstanceSpec, machine: Machine, imag
     features = node(domain, "features")
     node(features, "acpi")  # the power button
     node(features, "apic")
-    add_processor(domain, machine)
+    add_processor(domain, machine, model=spec.cpu_model, flags=spec.cpu_flags)
     clock = node(domain, "clock", offset="utc")
     node(clock, "timer", name="rtc", tickpolicy="catchup")
     node(clock, "timer", name="pit", tickpolicy="delay")
@@ -99,14 +99,21 @@ def _add_boot(domain: etree._Element, spec: InstanceSpec, machine: Machine, imag
     node(domain, "on_crash", "destroy")
 
 
-def add_processor(domain: etree._Element, machine: Machine) -> None:
-    """Append the processor: a named model, since a guest must find the same one on every host of its pool."""
-    if machine.cpu_model == HOST_PROCESSOR:
-        node(domain, "cpu", mode=HOST_PROCESSOR, check="none")
-        return
-    # check=none: translation lacks a few flags of every model, and says so by itself.
-    check = "partial" if machine.mode == "kvm" else "none"
-    node(node(domain, "cpu", mode="custom", match="exact", check=check), "model", machine.cpu_model, fallback="forbid")
+def add_processor(domain: etree._Element, machine: Machine, *, model: str = "", flags: tuple[str, ...] = ()) -> None:
+    """Append the processor: a named model, since a guest must find the same one on every host of its pool.
+
+    `model` "": the one that the host chose for all. `flags` it must have beyond the model's own.
+    """
+    named = model or machine.cpu_model
+    if named == HOST_PROCESSOR:
+        processor = node(domain, "cpu", mode=HOST_PROCESSOR, check="none")
+    else:
+        # check=none: translation lacks a few flags of every model, and says so by itself.
+        check = "partial" if machine.mode == "kvm" else "none"
+        processor = node(domain, "cpu", mode="custom", match="exact", check=check)
+        node(processor, "model", named, fallback="forbid")
+    for flag in flags:
+        node(processor, "feature", policy="require", name=flag)
 
 
 def _add_devices(
