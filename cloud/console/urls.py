@@ -5,6 +5,7 @@ from django.urls import include, path
 from cloud.console.admin import site
 from cloud.console.views import (
     books,
+    capacity,
     grants,
     hosts,
     operations,
@@ -28,6 +29,7 @@ pages = [
     path("hosts/<uuid:host_id>/remove", hosts.act, {"verb": "remove"}, name="host-remove"),
     path("pools", pools.index, name="pools"),
     path("pools/<uuid:pool_id>/ratio", pools.ratio, name="pool-ratio"),
+    path("capacity", capacity.capacity, name="capacity"),
     path("grants", grants.index, name="grants"),
     path("grants/<uuid:grant_id>/change", grants.change, name="grant-change"),
     path("grants/<uuid:grant_id>/end", grants.end, name="grant-end"),

@@ -33,7 +33,7 @@ from tests.benchmarks.placement_runs import web
 from tests.benchmarks.scale import options
 from tests.factories.tenants import make_member, make_token, make_user
 
-LIST_MS, PAGE_MS, REPORT_MS = 200.0, 400.0, 2000.0
+LIST_MS, PAGE_MS, CAPACITY_MS, REPORT_MS = 200.0, 400.0, 1000.0, 2000.0
 AUDIT_SECONDS, TURN_SECONDS = 60.0, 3.0
 ROUNDS, MOST_SECONDS = 30, 8.0
 _DEEP_PAGES = 50
@@ -165,6 +165,7 @@ def _api(cloud: LargeCloud, operator: User, person: User, leader: User) -> Itera
     yield Read("audit", "/api/v1/audit", all_of_it, LIST_MS)
     yield Read("pools", "/api/v1/pools", all_of_it, LIST_MS)
     yield Read("grants", "/api/v1/grants", all_of_it, LIST_MS)
+    yield Read("capacity of a pool", f"/api/v1/pools/{cloud.pool.id}/capacity", all_of_it, CAPACITY_MS)
     yield Read("usage, one leaf", "/api/v1/usage", leaf, REPORT_MS)
     yield Read("usage, whole cloud", "/api/v1/usage", all_of_it, REPORT_MS)
 
@@ -186,6 +187,7 @@ def _pages(cloud: LargeCloud, operator: User, person: User, leader: User) -> Ite
     assert host is not None
     for name, path in {
         "overview": "/console/",
+        "capacity": "/console/capacity",
         "hosts": "/console/hosts",
         "host": f"/console/hosts/{host.id}",
         "pools": "/console/pools",
@@ -198,7 +200,7 @@ def _pages(cloud: LargeCloud, operator: User, person: User, leader: User) -> Ite
         "audit trail": "/console/audit",
         "audit trail of a name": "/console/audit?q=small-12345",
     }.items():
-        yield Read(f"console, {name}", path, console, PAGE_MS)
+        yield Read(f"console, {name}", path, console, CAPACITY_MS if name == "capacity" else PAGE_MS)
     yield Read("console, usage of the month", "/console/usage", console, REPORT_MS)
     for who, session in (("leaf", leaf), ("root", root)):
         yield Read(f"portal, dashboard of a {who}", "/", session, PAGE_MS)

@@ -50,7 +50,19 @@ def test_text_stands_out(scheme: str, desk: Desk) -> None:
     access = ["/operations", "/keys", "/tokens", "/members", "/account", "/absent"]
     console = [
         f"/console/{page}"
-        for page in ("", "hosts", "pools", "operations", "tenants", "users", "usage", "prices", "books", "audit")
+        for page in (
+            "",
+            "hosts",
+            "pools",
+            "capacity",
+            "operations",
+            "tenants",
+            "users",
+            "usage",
+            "prices",
+            "books",
+            "audit",
+        )
     ]
     for path in (*portal, *access, *console, f"/console/hosts/{desk.cloud.host.id}"):
         desk.page.goto(path)

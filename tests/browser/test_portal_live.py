@@ -153,6 +153,18 @@ def test_narrow_screens_do_not_scroll_sideways(desk: Desk) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
 
 
+def test_the_consoles_capacity_and_hosts_do_not_scroll_sideways(desk: Desk) -> None:
+    desk.make("web")
+    desk.user.is_operator = True
+    desk.user.save()
+    desk.page.set_viewport_size({"width": 360, "height": 740})
+    for path in ("/console/capacity", "/console/hosts"):
+        desk.page.goto(path)
+        assert desk.page.evaluate("document.documentElement.scrollWidth") <= 360, path
+    desk.page.get_by_role("navigation", name="Filter by state").get_by_role("link", name="Out of service").click()
+    assert "No host fits" in desk.page.inner_text("main")
+
+
 def test_a_double_click_creates_once(desk: Desk) -> None:
     page = desk.page
     page.goto("/instances/new")

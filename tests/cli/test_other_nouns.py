@@ -43,6 +43,16 @@ def test_hosts_and_pools(cli: Cli, world: World) -> None:
     assert "permission_denied" in cli("host", "list", code=1).err
 
 
+def test_capacity_of_a_pool(cli: Cli, world: World) -> None:
+    out = cli("pool", "capacity", "lab", "--as-operator").out
+    assert "not enough history" in out
+    fits = next(line.split() for line in out.splitlines() if line.startswith("nano"))
+    found = cli("pool", "capacity", "lab", "--as-operator", "-o", "json").json
+    assert fits[1] == str(found["fits"][0]["vm"]["count"])
+    assert found["amounts"]["vcpus"]["free"] == world.host.total_vcpus
+    assert "permission_denied" in cli("pool", "capacity", "lab", code=1).err
+
+
 def test_shares_of_a_host_and_of_a_tenant(cli: Cli, world: World) -> None:
     add_share(world, world.tenant, 0.25)
     header, line = cli("host", "shares", world.host.name, "--as-operator").out.splitlines()

@@ -33,6 +33,8 @@ def _pages(cloud: Cloud) -> list[str]:
         "/console/hosts/join",
         f"/console/hosts/{cloud.host.id}",
         "/console/pools",
+        "/console/capacity",
+        f"/console/capacity?pool={cloud.pool.name}",
         "/console/operations",
         f"/console/operations/{operation.id}",
         "/console/tenants",

@@ -10,6 +10,8 @@ from cloud.api.fields import Answer, Choice, Number, StrictSerializer, Text, Who
 from cloud.api.pagination import page
 from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
+from compute.scheduler.model import RESOURCES
+from compute.selectors.capacity import read_capacity
 from compute.selectors.lookup import find_pool
 from compute.selectors.pools import get_pool, list_pools
 from compute.services.catalog import create_pool, update_pool
@@ -78,6 +80,115 @@ class PoolUpdateInput(StrictSerializer):
     host_losses = Whole(required=False, max_value=100, help_text="N+k: host failures that reservations must outlive")
 
 
+class TrendAnswer(Answer):
+    """Days until the free room is used up at the mean daily change; `soonest` and `latest` at the ends of its 90 % interval,
+    null where it would never be. As if days were independent of each other."""
+
+    days = serializers.IntegerField(help_text="whole days that the rate comes from")
+    per_day = serializers.FloatField()
+    low = serializers.FloatField(help_text="of the rate")
+    high = serializers.FloatField(help_text="of the rate")
+    expected = serializers.FloatField(allow_null=True)
+    soonest = serializers.FloatField(allow_null=True)
+    latest = serializers.FloatField(allow_null=True)
+
+
+class ResourceRoomAnswer(Answer):
+    """One resource of the hosts in service: used + held + free is the capacity, but for hosts that shrank."""
+
+    total = serializers.IntegerField(help_text="of the machines")
+    reserved = serializers.IntegerField(help_text="kept for the machines themselves")
+    ratio = serializers.FloatField(help_text="overcommit")
+    capacity = serializers.IntegerField()
+    used = serializers.IntegerField()
+    held = serializers.IntegerField(help_text="set aside for promises and not in use")
+    free = serializers.IntegerField()
+    stranded = serializers.IntegerField(help_text="free on hosts that take none of the flavors any more")
+    away = serializers.IntegerField(help_text="used on hosts out of service")
+    trend = TrendAnswer(allow_null=True, help_text="null: fewer than seven whole days of history")
+
+
+class RoomAnswer(Answer):
+    vcpus = ResourceRoomAnswer()
+    memory_mib = ResourceRoomAnswer()
+    disk_gib = ResourceRoomAnswer()
+
+
+class HeadroomAnswer(Answer):
+    """How many more fit now, each flavor by itself."""
+
+    count = serializers.IntegerField()
+    hosts = serializers.IntegerField(help_text="on how many")
+    undivided = serializers.IntegerField(help_text="how many would, were the free room in one piece")
+    limited_by = serializers.ChoiceField(RESOURCES, allow_null=True, help_text="what runs out first on most hosts")
+
+
+class FitAnswer(Answer):
+    flavor = serializers.CharField(source="flavor.name")
+    vm = HeadroomAnswer()
+    container = HeadroomAnswer()
+
+
+class LargestAnswer(Answer):
+    vm = serializers.CharField(allow_null=True)
+    container = serializers.CharField(allow_null=True)
+
+
+class HostStatesAnswer(Answer):
+    admin_state = serializers.CharField()
+    observed_state = serializers.CharField()
+    hosts = serializers.IntegerField()
+
+
+class FullHostAnswer(Answer):
+    id = serializers.CharField(source="host_id")
+    name = serializers.CharField()
+    share = serializers.FloatField(help_text="of the resource that it has least left of, 0 to 1")
+    resource = serializers.ChoiceField(RESOURCES)
+    instances = serializers.IntegerField()
+
+
+class PromisedUnitAnswer(Answer):
+    vcpus = serializers.IntegerField()
+    memory_mib = serializers.IntegerField()
+    disk_gib = serializers.IntegerField()
+    kind = serializers.CharField(help_text="empty: either kind")
+
+
+class PromiseAnswer(Answer):
+    """How the promises of one unit stand. `tolerated`: host losses that they outlive, -1 where they cannot be kept now."""
+
+    unit = PromisedUnitAnswer()
+    promised = serializers.IntegerField()
+    slots = serializers.IntegerField()
+    tolerated = serializers.IntegerField()
+
+
+class TopTenantAnswer(Answer):
+    """A top tenant with all below it."""
+
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    instances = serializers.IntegerField()
+    vcpus = serializers.IntegerField()
+    memory_mib = serializers.IntegerField()
+    disk_gib = serializers.IntegerField()
+
+
+class PoolCapacityAnswer(Answer):
+    pool = serializers.CharField(source="pool.name")
+    at = serializers.DateTimeField()
+    hosts = serializers.IntegerField()
+    host_losses = serializers.IntegerField(source="pool.host_losses", help_text="the pool's policy, N+k")
+    amounts = RoomAnswer()
+    fits = FitAnswer(many=True)
+    largest = LargestAnswer(help_text="name of the largest flavor that fits")
+    states = HostStatesAnswer(many=True)
+    fullest = FullHostAnswer(many=True)
+    promises = PromiseAnswer(many=True)
+    tenants = TopTenantAnswer(many=True, help_text="most memory first")
+
+
 class Pools(Door):
     @route("pool_list", permission="pool.read", page_of=PoolAnswer)
     def list(self, call: Call) -> Response:
@@ -96,6 +207,13 @@ class Pools(Door):
     def retrieve(self, call: Call, reference: str) -> Response:
         pool = get_pool(actor=call.actor, reference=as_reference(reference))
         return tagged(call.request, call.render(PoolAnswer, pool), version=pool.version, computed=True)
+
+    @route("pool_capacity", permission="host.read", answer=PoolCapacityAnswer)
+    def capacity(self, call: Call, reference: str) -> Response:
+        """How full the pool is, what still fits, and how long it lasts; for operators."""
+        authorize(call.actor, "host.read", None)
+        found = read_capacity(actor=call.actor, pool=find_pool(as_reference(reference)))
+        return Response(call.render(PoolCapacityAnswer, found))
 
     @route("pool_update", permission="pool.update", body=PoolUpdateInput, answer=PoolAnswer)
     def partial_update(self, call: Call, reference: str) -> Response:

@@ -31,6 +31,23 @@ SHARE_COLUMNS = {
     "wanted": "wanted",
     "entitled": "entitled",
 }
+AMOUNT_COLUMNS = {
+    "resource": "resource",
+    "capacity": "capacity",
+    "used": "used",
+    "held": "held",
+    "free": "free",
+    "stranded": "stranded",
+    "per_day": "trend.per_day",
+    "days_until_full": "until",
+}
+FIT_COLUMNS = {
+    "flavor": "flavor",
+    "vms": "vm.count",
+    "containers": "container.count",
+    "hosts": "vm.hosts",
+    "runs_out_first": "vm.limited_by",
+}
 POOL_COLUMNS = {"name": "name", "description": "description", "age": "created_at"}
 POOL_FOR_OPERATORS = {
     "name": "name",
@@ -42,6 +59,7 @@ POOL_FOR_OPERATORS = {
     "memory_mib": "used.memory_mib/capacity.memory_mib",
     "disk_gib": "used.disk_gib/capacity.disk_gib",
 }
+_OUTLOOK = ("soonest", "expected", "latest")
 
 Name = Annotated[str, typer.Argument(help="Name or id")]
 
@@ -124,3 +142,25 @@ def list_pools(session: Session) -> None:
 def show_pool(session: Session, name: Name) -> None:
     """All about one pool."""
     session.one(session.client.get("pools/" + quoted(name)))
+
+
+@command(pool_app, "capacity")
+def show_capacity(session: Session, name: Name) -> None:
+    """How full a pool is, how many more of each flavor fit, and how long the room lasts; for operators."""
+    found = session.client.get(f"pools/{quoted(name)}/capacity")
+    if session.output != "table":
+        session.one(found)
+        return
+    session.rows([_amount(resource, amount) for resource, amount in found["amounts"].items()], AMOUNT_COLUMNS)
+    session.say("")
+    session.rows(found["fits"], FIT_COLUMNS)
+
+
+def _amount(resource: str, amount: dict[str, Any]) -> dict[str, Any]:
+    """A resource with its outlook in words: days, the soonest and the latest."""
+    trend = amount["trend"]
+    if trend is None:
+        return amount | {"resource": resource, "trend": {"per_day": None}, "until": "not enough history"}
+    soonest, expected, latest = ("never" if trend[end] is None else f"{trend[end]:.0f}" for end in _OUTLOOK)
+    rate = trend | {"per_day": f"{trend['per_day']:+.1f}"}
+    return amount | {"resource": resource, "trend": rate, "until": f"{expected} ({soonest} to {latest})"}

@@ -40,6 +40,7 @@ _ICONS = {
     ),
     "why": ('<circle cx="12" cy="12" r="9"/><path d="M9.5 9.5a2.5 2.5 0 1 1 3.5 2.3c-.7.4-1 .9-1 1.7M12 17h.01"/>'),
     "chart": '<path d="M4 20V4M4 20h16M8.5 16v-5M13 16V7M17.5 16v-3"/>',
+    "gauge": '<path d="M4.5 18a9 9 0 1 1 15 0M12 14l4-5M12 14h.01"/>',
     "price": '<path d="M12.5 3H20v7.5L11 19.5a1.500 1.500 0 0 1-2.100 0L3.5 14.1a1.500 1.500 0 0 1 0-2.100zM15.5 7.5h.01"/>',
     "ledger": '<path d="M6 3h12v18l-3-2-3 2-3-2-3 2zM9 8h6M9 12h6"/>',
     "audit": '<path d="M5 4h14v16H5zM9 9h6M9 13h6M9 17h3"/>',
@@ -154,12 +155,39 @@ def seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
 
 
+_BINARY = ("MiB", "GiB", "TiB", "PiB")
+
+
 @register.filter
 def gib(mebibytes: int) -> str:
-    """MiB as people read it: 512 MiB, 2 GiB, 7.5 GiB."""
+    """MiB as people read it: 512 MiB, 2 GiB, 7.5 GiB; 10,240 GiB and more as TiB and PiB."""
     if mebibytes < 1024:
         return f"{mebibytes} MiB"
-    return f"{mebibytes / 1024:.1f}".rstrip("0").rstrip(".") + " GiB"
+    number, unit = mebibytes / 1024, 1
+    while number >= 10_240 and unit + 1 < len(_BINARY):
+        number, unit = number / 1024, unit + 1
+    return f"{number:,.1f}".removesuffix(".0") + f" {_BINARY[unit]}"
+
+
+@register.filter
+def amount_of(amount: int, resource: str) -> str:
+    """An amount of a resource, with its unit where it has one."""
+    if resource == "memory_mib":
+        return gib(amount)
+    return gib(amount * 1024) if resource == "disk_gib" and amount else f"{amount:,}"
+
+
+@register.filter
+def change_of(amount: float, resource: str) -> str:
+    """A change of a resource, with its sign."""
+    size = amount_of(round(abs(amount)), resource)
+    return f"+{size}" if amount > 0 else f"−{size}" if amount < 0 else size
+
+
+@register.filter
+def percent(share: float) -> str:
+    """A share of 1 as a percentage: 0.425 -> 42.5 %."""
+    return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
 @register.inclusion_tag("cenote/meter.html")

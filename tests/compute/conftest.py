@@ -1,0 +1,3 @@
+from tests.sagas.conftest import cloud
+
+__all__ = ["cloud"]
