@@ -139,7 +139,7 @@ def submit_first(
         deadline_at=f"statement_timestamp() + make_interval(secs => {seconds:d})",
     )
     bells = [f"op:{operation.id}" for operation in operations]
-    prepared.run("SELECT pg_notify(%s, bell) FROM unnest(%s::text[]) AS bell", [CHANNEL, bells])
+    prepared.send("SELECT pg_notify(%s, bell) FROM unnest(%s::text[]) AS bell", [CHANNEL, bells])
     return operations
 
 

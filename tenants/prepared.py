@@ -7,23 +7,36 @@ Errors are Django's, as with its cursors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models.expressions import DatabaseDefault
 
+# Fields whose values psycopg writes as Django would have it write them.
+_PLAIN: Final = (models.UUIDField, models.ForeignKey, models.CharField, models.TextField, models.IntegerField)
+
 Parameters = Mapping[str, Any] | Sequence[Any]
+Rows = list[tuple[Any, ...]]
 
 
-def run(sql: str, parameters: Parameters) -> list[tuple[Any, ...]]:
-    """Run one statement; return its rows, [] for one that returns none."""
-    cursor = _execute(sql, parameters)
-    return cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
+def run(sql: str, parameters: Parameters) -> Rows:
+    """Run one statement and return its rows."""
+    return _execute(sql, parameters).fetchall()
+
+
+def ask(sql: str, parameters: Parameters) -> Callable[[], Rows]:
+    """Run one statement; what is returned gives its rows. Between others of `together` nothing waits until it is called."""
+    return _execute(sql, parameters).fetchall
+
+
+def send(sql: str, parameters: Parameters) -> None:
+    """Run one statement whose rows nobody wants. Between others of `together` nothing waits for it."""
+    _execute(sql, parameters)
 
 
 def insert(rows: Sequence[models.Model], **expressions: str) -> None:
@@ -37,16 +50,24 @@ def insert(rows: Sequence[models.Model], **expressions: str) -> None:
     names = tuple(name for name, value in rows[0].__dict__.items() if value.__class__ is not DatabaseDefault)
     sql, fields = _insert(type(rows[0]), names, tuple(expressions.items()))
     for row in rows:
-        _execute(sql, [field.get_db_prep_save(field.pre_save(row, True), database) for field in fields])
+        kept = row.__dict__
+        _execute(
+            sql,
+            [
+                kept[field.attname] if plain else field.get_db_prep_save(field.pre_save(row, True), database)
+                for field, plain in fields
+            ],
+        )
         row._state.adding, row._state.db = False, database.alias
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Send the statements of the block without waiting for each one's answer; none of them may be asked for its rows.
+    """Send the statements of the block without waiting for each one's answer: one round trip, until rows are asked for.
 
-    What fails is raised at the end of the block, and the transaction is lost by then. For inserts that only a defect or
-    the end of the connection can make fail.
+    A statement that fails raises where rows are next asked for, or at the end of the block, and the transaction is lost
+    by then. For statements that only a defect, a lock held too long or the end of the connection can make fail. What
+    Django's own `update` and `save` say of the rows they met is not true in here.
     """
     database = connections[DEFAULT_DB_ALIAS]
     database.ensure_connection()
@@ -57,14 +78,17 @@ def together() -> Iterator[None]:
 @lru_cache(maxsize=256)
 def _insert(
     model: type[models.Model], attributes: tuple[str, ...], expressions: tuple[tuple[str, str], ...]
-) -> tuple[str, list[models.Field[Any, Any]]]:
-    """Return the statement, and the fields whose values it takes. Columns without an attribute are the database's to fill."""
+) -> tuple[str, list[tuple[models.Field[Any, Any], bool]]]:
+    """Return the statement, and the fields whose values it takes, each with whether psycopg takes them as they are.
+
+    Columns without an attribute are the database's to fill.
+    """
     given = dict(expressions)
     fields = [field for field in model._meta.concrete_fields if field.attname in attributes]
     columns = ", ".join(f'"{field.column}"' for field in fields)
     places = ", ".join(given.get(field.name, "%s") for field in fields)
     sql = " ".join(("INSERT INTO", f'"{model._meta.db_table}"', f"({columns}) VALUES ({places})"))
-    return sql, [field for field in fields if field.name not in given]
+    return sql, [(field, isinstance(field, _PLAIN)) for field in fields if field.name not in given]
 
 
 class _Cursor(psycopg.Cursor[tuple[Any, ...]]):

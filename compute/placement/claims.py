@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from compute.models import Allocation, Grant, Host
@@ -81,18 +81,18 @@ def claim(*, wanted: Mapping[uuid.UUID, Seat]) -> None:
     _draw(drawn)
 
 
-def claim_first(*, consumer: uuid.UUID, seats: Sequence[Seat]) -> Seat | None:
-    """Allocate the first of the seats whose host nobody else holds at this moment; None where all are held, or gone.
+def claim_first(*, consumer: uuid.UUID, seat: Seat, hosts: Sequence[uuid.UUID]) -> Seat | None:
+    """Allocate on the first of the hosts that nobody else holds at this moment; None where all are held, or gone.
 
-    As `claim`, but never waits: schedulers that like the same host best take the next best rather than a place in its
-    queue. Raises ClaimRefused where that host no longer takes the request.
+    `seat` says what is taken, wherever. As `claim`, but never waits: schedulers that like the same host best take the
+    next best rather than a place in its queue. Raises ClaimRefused where that host no longer takes the request.
     """
-    order = [seat.host_id for seat in seats]
+    order = list(hosts)
     sql = f"{_HOSTS} ORDER BY array_position(%s, h.id) LIMIT 1 {_LOCK_IF_FREE}"
     found = _locked(sql, [order, order])
     if not found:
         return None
-    seat = next(seat for seat in seats if str(seat.host_id) == found[0].id)
+    seat = replace(seat, host_id=uuid.UUID(found[0].id))
     drawn: dict[uuid.UUID, int] = {}
     _take(found[0], {consumer: seat}, drawn)
     _draw(drawn)
@@ -132,7 +132,7 @@ def _take(host: HostState | None, seats: Mapping[uuid.UUID, Seat], drawn: dict[u
         "disk": [seat.resources.disk_gib for seat in seats.values()],
     }
     moved = _moved(host_id, used=open_to_all + reserved, held=NOTHING - reserved, instances=len(seats))
-    prepared.run(_WRITE_AND_MOVE, {**allocated, **moved})
+    prepared.send(_WRITE_AND_MOVE, {**allocated, **moved})
 
 
 def _draw(drawn: Mapping[uuid.UUID, int]) -> None:
@@ -158,7 +158,7 @@ def _moved(host_id: uuid.UUID, *, used: Resources, held: Resources, instances: i
 
 def _move(host_id: uuid.UUID, *, used: Resources, held: Resources, instances: int) -> None:
     """Add to a host's sums."""
-    prepared.run(_MOVE, _moved(host_id, used=used, held=held, instances=instances))
+    prepared.send(_MOVE, _moved(host_id, used=used, held=held, instances=instances))
 
 
 def release(*, consumer_type: str, consumer_id: uuid.UUID) -> bool:

@@ -9,7 +9,7 @@ and read the tenant after that: its path is the one in memory.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from django.db import transaction
@@ -82,15 +82,23 @@ def check(*, pool: Pool, amounts: Mapping[str, int], levels: Sequence[uuid.UUID]
         raise _exceeded(refused, levels=levels, pool=pool, amounts=amounts, actor=actor)
 
 
-def charge(*, tenant: Tenant, pool: Pool, amounts: Mapping[str, int], actor: Actor | None = None) -> None:
+def charge_last(
+    *, tenant: Tenant, pool: Pool, amounts: Mapping[str, int], actor: Actor | None = None
+) -> Callable[[], None]:
     """Take amounts (`vcpus`, `memory_mib` in MiB, `disk_gib` in GiB) from every limit on the tenant's path in the pool.
 
-    Raises QuotaExceeded for the level nearest the leaf that lacks room, and the caller's transaction ends with it; with
-    `actor`, figures of a parent that the actor cannot see are kept out of it.
+    What is returned has to be called, see `tenants.services.quotas.charge_last`: it raises QuotaExceeded for the level
+    nearest the leaf that lacks room, and the caller's transaction ends with it; with `actor`, figures of a parent that
+    the actor cannot see are kept out of it.
     """
-    refused = _move(_CHARGE, levels=tenant.path, pool_id=pool.id, amounts=amounts)
-    if refused:
-        raise _exceeded(refused, levels=tenant.path, pool=pool, amounts=amounts, actor=actor)
+    left_behind = _ask(_CHARGE, levels=tenant.path, pool_id=pool.id, amounts=amounts)
+
+    def judge() -> None:
+        refused = [row[0] for row in left_behind()]
+        if refused:
+            raise _exceeded(refused, levels=tenant.path, pool=pool, amounts=amounts, actor=actor)
+
+    return judge
 
 
 def release(*, tenant: Tenant, pool_id: uuid.UUID, amounts: Mapping[str, int]) -> None:
@@ -115,7 +123,13 @@ def forecast(*, tenant: Tenant, amounts: Mapping[str, int]) -> dict[str, list[Qu
 
 
 def _move(sql: str, *, levels: Sequence[uuid.UUID], pool_id: uuid.UUID, amounts: Mapping[str, int]) -> list[uuid.UUID]:
-    rows = prepared.run(
+    return [row[0] for row in _ask(sql, levels=levels, pool_id=pool_id, amounts=amounts)()]
+
+
+def _ask(
+    sql: str, *, levels: Sequence[uuid.UUID], pool_id: uuid.UUID, amounts: Mapping[str, int]
+) -> Callable[[], prepared.Rows]:
+    return prepared.ask(
         sql,
         {
             "resources": list(LIMITED),
@@ -124,7 +138,6 @@ def _move(sql: str, *, levels: Sequence[uuid.UUID], pool_id: uuid.UUID, amounts:
             "levels": list(levels),
         },
     )
-    return [row[0] for row in rows]
 
 
 def _exceeded(

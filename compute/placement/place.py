@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from django.db import transaction
 
 from compute.placement.claims import ClaimRefused, GrantUsedUp, Seat, claim, claim_first
 from compute.placement.kept import KEPT
-from compute.placement.reservations import Reservation
+from compute.placement.reservations import Reservation, ask_chain
 from compute.scheduler.model import Policy, Ranking, Request
 from compute.scheduler.ranking import rank
 from compute.scheduler.snapshot import Snapshot
+from tenants import prepared
 
 _ROUNDS = 12
 _BEST = 16  # how far down the list a claim goes rather than wait for a host that is being claimed by others
@@ -47,8 +49,10 @@ def place(
     """
     pool_id = uuid.UUID(request.pool_id) if request.pool_id else None
     for _ in range(_ROUNDS):
-        snapshot = KEPT.look(pool_id)
-        reservation = Reservation.load(pool_id=pool_id, tenant_path=tenant_path) if pool_id and tenant_path else None
+        with prepared.together():
+            chain = ask_chain(pool_id=pool_id, tenant_path=tenant_path) if pool_id and tenant_path else list
+            snapshot = KEPT.look(pool_id)
+        reservation = Reservation.load(pool_id=pool_id, chain=chain()) if pool_id else None
         plan = _plan(consumers, request, policy, snapshot, reservation)
         if isinstance(plan, Refused):
             return plan
@@ -84,10 +88,12 @@ def _claim_one(consumer: uuid.UUID, plan: _Plan) -> dict[uuid.UUID, Seat] | None
     One consumer walks down the whole list before reading again: under a rush most of the best have just filled up.
     """
     planned = plan.seats[consumer]
-    best = [replace(planned, host_id=uuid.UUID(one.host_id)) for one in plan.ranking.candidates[:_BEST]]
+    best = [uuid.UUID(one.host_id) for one in plan.ranking.candidates[:_BEST]]
+    # A reservation's books read and write in turns; without them nothing but the host's row is waited for.
+    alone = prepared.together() if planned.grant_id is None else nullcontext()
     try:
-        with transaction.atomic():
-            seat = claim_first(consumer=consumer, seats=best)
+        with alone, transaction.atomic():
+            seat = claim_first(consumer=consumer, seat=planned, hosts=best)
     except GrantUsedUp:
         return None
     except ClaimRefused:

@@ -10,7 +10,7 @@ Lock order: host rows by id (GrantUse and SetAside go with their host's lock), t
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, cast
 
@@ -73,9 +73,8 @@ class Reservation:
     used: dict[str, Resources] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, *, pool_id: uuid.UUID, tenant_path: Sequence[uuid.UUID]) -> Reservation | None:
-        """Return what the tenant with this path (root first) may draw; None where nothing is promised to it."""
-        chain = chain_of(pool_id=pool_id, tenant_path=tenant_path)
+    def load(cls, *, pool_id: uuid.UUID, chain: Sequence[Grant]) -> Reservation | None:
+        """Return what a tenant with these grants on its path (`ask_chain`) may draw; None where nothing is promised to it."""
         if not chain or (chain[0].units == 0 and not chain[0].expandable):
             return None
         nearest = chain[0]
@@ -125,11 +124,15 @@ class Reservation:
         return self.unit.slots_of(used + asked) - self.unit.slots_of(used)
 
 
-def chain_of(*, pool_id: uuid.UUID, tenant_path: Sequence[uuid.UUID]) -> list[Grant]:
-    """Return the grants on a tenant's path in a pool, the nearest first."""
-    found = prepared.run(_GRANTS, [pool_id, list(tenant_path)])
-    rows = [Grant.from_db(connection.alias, _GRANT_FIELDS, row) for row in found]
-    return sorted(rows, key=lambda row: -tenant_path.index(row.tenant_id))
+def ask_chain(*, pool_id: uuid.UUID, tenant_path: Sequence[uuid.UUID]) -> Callable[[], list[Grant]]:
+    """Ask for the grants on a tenant's path (root first) in a pool, the nearest first; see `prepared.ask`."""
+    found = prepared.ask(_GRANTS, [pool_id, list(tenant_path)])
+
+    def chain() -> list[Grant]:
+        rows = [Grant.from_db(connection.alias, _GRANT_FIELDS, row) for row in found()]
+        return sorted(rows, key=lambda row: -tenant_path.index(row.tenant_id))
+
+    return chain
 
 
 def fill(*, host_id: uuid.UUID, grant: Grant, amount: Resources, sign: int = 1) -> int:

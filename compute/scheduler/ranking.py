@@ -96,13 +96,14 @@ def _total(values: Iterable[float]) -> float:
 
 
 class _Lazy(Sequence[Item], Generic[Item]):
-    """A sequence whose items are made when they are looked at: a placement reads a few of thousands."""
+    """A sequence whose items are made when they are first looked at: a placement reads a few of thousands, some twice."""
 
-    __slots__ = ("_length", "_make")
+    __slots__ = ("_length", "_made", "_make")
 
     def __init__(self, length: int, make: Callable[[int], Item]) -> None:
         self._length = length
         self._make = make
+        self._made: dict[int, Item] = {}
 
     def __len__(self) -> int:
         return self._length
@@ -113,11 +114,17 @@ class _Lazy(Sequence[Item], Generic[Item]):
     def __getitem__(self, place: slice) -> tuple[Item, ...]: ...
     def __getitem__(self, place: int | slice) -> Item | tuple[Item, ...]:
         if isinstance(place, slice):
-            return tuple(self._make(index) for index in range(*place.indices(self._length)))
+            return tuple(self._item(index) for index in range(*place.indices(self._length)))
         index = place + self._length if place < 0 else place
         if not 0 <= index < self._length:
             raise IndexError(place)
-        return self._make(index)
+        return self._item(index)
+
+    def _item(self, index: int) -> Item:
+        item = self._made.get(index)
+        if item is None:
+            item = self._made[index] = self._make(index)
+        return item
 
     def __eq__(self, other: Any) -> bool:
         if not isinstance(other, _Lazy | tuple):

@@ -42,6 +42,8 @@ def of_refusals(refusals: Sequence[Refusal]) -> tuple[Reason, ...]:
 
 def of_columns(snapshot: Snapshot, request: Request, bits: Counts) -> tuple[Reason, ...]:
     """Group the failing filters of all rows into reasons, without making a single refusal."""
+    if not bits.any():
+        return ()
     first = bits & -bits
     states: Mapping[str, Mapping[str, Flags]] = {
         "admin_state": snapshot.admin_states,

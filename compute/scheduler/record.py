@@ -165,6 +165,8 @@ def _points(candidate: Candidate, weighers: Sequence[str]) -> list[float]:
 def _closest(snapshot: Snapshot, request: Request, bits: Counts) -> list[int]:
     """Return the rows of the refused hosts that lack least: fewest filters, then the smallest part missing, then by id."""
     rows: Counts = np.flatnonzero(bits)
+    if not len(rows):
+        return []
     counts: Counts = np.zeros(len(rows), dtype=np.int64)
     for bit in range(len(FILTERS)):
         counts += bits[rows] >> bit & 1

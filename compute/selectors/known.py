@@ -7,6 +7,7 @@ the row. So a change of the catalogue counts with the next create, and an unchan
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,9 +48,12 @@ class Catalogue:
     network: Network
 
 
-def find_catalogue(*, flavor: str, image: str, pool: str | None) -> Catalogue | None:
-    """Return the rows with these ids or names; None unless each is found exactly once (`lookup` says what is wrong)."""
-    found = prepared.run(
+def ask_catalogue(*, flavor: str, image: str, pool: str | None) -> Callable[[], Catalogue | None]:
+    """Ask for the rows with these ids or names, see `prepared.ask`; None unless each is found exactly once.
+
+    `lookup` says what is wrong then.
+    """
+    found = prepared.ask(
         _FIND,
         {
             "flavor": flavor,
@@ -60,6 +64,10 @@ def find_catalogue(*, flavor: str, image: str, pool: str | None) -> Catalogue | 
             "pool_id": _as_id(pool),
         },
     )
+    return lambda: _catalogue(found())
+
+
+def _catalogue(found: prepared.Rows) -> Catalogue | None:
     if sorted(row[0] for row in found) != [0, 1, 2, 3]:
         return None
     rows = {}

@@ -10,7 +10,7 @@ from compute.models.catalog import LEAST_MEMORY_MIB
 from compute.placement import limits
 from compute.placement.kept import KEPT
 from compute.placement.remedies import Case, Guest, Needs, Size
-from compute.placement.reservations import Reservation
+from compute.placement.reservations import Reservation, ask_chain
 from compute.scheduler.model import Request, Resources
 from compute.scheduler.remedies import hosts_short_of_room
 from compute.scheduler.snapshot import Snapshot
@@ -52,11 +52,7 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
         ],
         least=Resources(1, LEAST_MEMORY_MIB, wanted.image.virtual_size_gib),
         limits=limits.forecast(tenant=tenant, amounts=wanted.amounts(count)),
-        reservations={
-            pool: found
-            for pool in pools
-            if (found := Reservation.load(pool_id=uuid.UUID(pool), tenant_path=tenant.path)) is not None
-        },
+        reservations={pool: found for pool in pools if (found := _reservation(uuid.UUID(pool), tenant)) is not None},
         needs={pool: Needs(frozenset({str(network.id)}), storages_of(network.pool)) for pool, network in pools.items()},
         guests=_guests(snapshot, request) if all_pools and count == 1 else (),
     )
@@ -65,6 +61,10 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
 def _asks_no_more(flavor: Flavor, wanted: Flavor) -> bool:
     """A size is offered in the place of another only where what fits that one beyond its size fits this one as well."""
     return flavor.cpu_model in ("", wanted.cpu_model) and set(flavor.cpu_flags) <= set(wanted.cpu_flags)
+
+
+def _reservation(pool_id: uuid.UUID, tenant: Tenant) -> Reservation | None:
+    return Reservation.load(pool_id=pool_id, chain=ask_chain(pool_id=pool_id, tenant_path=tenant.path)())
 
 
 def _guests(snapshot: Snapshot, request: Request) -> list[Guest]:

@@ -14,6 +14,7 @@ from compute.models import Instance, Operation
 from compute.placement import limits
 from compute.placement.place import Refused, place
 from compute.scheduler.model import Policy, Ranking, Request
+from compute.selectors.known import ask_catalogue
 from compute.services import decisions
 from compute.services.addresses import take_ports
 from compute.services.checks import check_tags, check_user_data
@@ -62,9 +63,13 @@ def create_instances(
     Raises NotFound, PermissionDenied, InvalidInput, NoValidHost (with `reasons`), QuotaExceeded, NoAddressLeft; of the
     last three nothing is left but the decision, and they carry `remedies` and `decision_id`.
     """
-    authorize(actor, "instance.create", tenant)
+    with prepared.together():
+        catalogue = ask_catalogue(flavor=flavor, image=image, pool=pool)
+        authorize(actor, "instance.create", tenant)
     names = instance_names(name, count)
-    wanted = Wanted.look_up(tenant=tenant, flavor=flavor, image=image, kind=kind, pool=pool, keypairs=keypairs)
+    wanted = Wanted.look_up(
+        tenant=tenant, flavor=flavor, image=image, kind=kind, pool=pool, keypairs=keypairs, catalogue=catalogue
+    )
     user_data, tags = check_user_data(user_data), check_tags(tags or {})
     request, policy = wanted.request(), wanted.policy()
     try:
@@ -161,9 +166,14 @@ def _create(
             )
         metering.hold(tenant=tenant, usage=wanted.usage(), consumers=named)
         prepared.insert([decision])
-    take_ports(tenant_id=tenant.id, instance_ids=ids, network=wanted.network)
+        take_ports(tenant_id=tenant.id, instance_ids=ids, network=wanted.network)
     # Last: the root tenant's row is shared by all of its tree and stays locked until the commit that follows.
     amounts = wanted.amounts(len(names))
-    quotas.charge_last(tenant=tenant, actor=actor, amounts=amounts)
-    limits.charge(tenant=tenant, actor=actor, pool=wanted.pool, amounts=amounts)
+    with prepared.together():
+        charged = (
+            quotas.charge_last(tenant=tenant, actor=actor, amounts=amounts),
+            limits.charge_last(tenant=tenant, actor=actor, pool=wanted.pool, amounts=amounts),
+        )
+        for judge in charged:
+            judge()
     return Created(instances=instances, operations=operations)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from compute.models import Flavor, Image, Network, Pool
 from compute.placement.give_back import quota_amounts
 from compute.scheduler.model import Policy, Request, Resources
 from compute.selectors import lookup
-from compute.selectors.known import Catalogue, find_catalogue
+from compute.selectors.known import Catalogue, ask_catalogue
 from compute.services.checks import check_name
 from compute.wire import Kind
 from tenants.errors import InvalidInput, NotFound
@@ -53,9 +53,11 @@ class Wanted:
         kind: str | None,
         pool: str | None,
         keypairs: Sequence[str],
+        catalogue: Callable[[], Catalogue | None] | None = None,
     ) -> Wanted:
-        """Turn names and ids into rows; a wrong one is told with its field."""
-        found = find_catalogue(flavor=flavor, image=image, pool=pool) or _find_each(flavor, image, pool)
+        """Turn names and ids into rows; a wrong one is told with its field. `catalogue`: what was asked for already."""
+        catalogue = catalogue or ask_catalogue(flavor=flavor, image=image, pool=pool)
+        found = catalogue() or _find_each(flavor, image, pool)
         found_flavor, found_image = found.flavor, found.image
         if kind is not None and kind != found_image.kind:
             raise InvalidInput.field(

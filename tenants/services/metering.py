@@ -76,7 +76,7 @@ def hold(*, tenant: Tenant, usage: Usage, consumers: Sequence[tuple[UUID, str]])
     Raises IntegrityError for a consumer that has an open segment.
     """
     _in_transaction()
-    prepared.run(
+    prepared.send(
         _HOLD,
         {
             "tenant": tenant.id,

@@ -7,7 +7,7 @@ root's rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -121,11 +121,14 @@ def charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor | None = 
     charge_many(items=[(tenant, amounts)], actor=actor)
 
 
-def charge_last(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor | None = None) -> None:
-    """`charge` for a transaction that holds the tree already and ends if this fails: without a savepoint, in one statement."""
+def charge_last(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor | None = None) -> Callable[[], None]:
+    """`charge` for a transaction that holds the tree already and ends if this fails: one statement, no savepoint.
+
+    What is returned has to be called: it raises QuotaExceeded. So the answer can be awaited together with others.
+    """
     rows = _rows([(tenant, amounts)])
-    if rows:
-        _judge(prepared.run(_CHARGE_UP, rows), charging=True, actor=actor)
+    left_behind = prepared.ask(_CHARGE_UP, rows) if rows else list
+    return lambda: _judge(left_behind(), charging=True, actor=actor)
 
 
 def charge_many(*, items: Iterable[tuple[Tenant, Mapping[str, int]]], actor: Actor | None = None) -> None:

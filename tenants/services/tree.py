@@ -32,8 +32,10 @@ def hold() -> None:
 
 def hold_at(tenant_id: UUID) -> Tenant:
     """`hold`, and the tenant as it stands now: the path of one that was read before may have changed."""
-    hold()
-    rows = prepared.run(_TENANT, [tenant_id])
+    with prepared.together():
+        hold()
+        # A statement of its own: its snapshot is newer than the lock.
+        rows = prepared.run(_TENANT, [tenant_id])
     if not rows:
         raise Tenant.DoesNotExist
     return Tenant.from_db(connection.alias, _FIELDS, rows[0])
@@ -50,4 +52,4 @@ def hold_alone() -> None:
 def _lock(sql: str) -> None:
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("outside a transaction the lock would be gone at once")
-    prepared.run(sql, [])
+    prepared.send(sql, [])

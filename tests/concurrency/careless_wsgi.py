@@ -6,7 +6,7 @@ Claims look at a host's sums without locking it; a charge reads the quota, waits
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloud.wsgi import application
@@ -27,7 +27,7 @@ def _slow_fits(*arguments: Any, **options: Any) -> Any:
     return verdict
 
 
-def _careless_charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor | None = None) -> None:
+def _careless_charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor | None = None) -> Callable[[], None]:
     rows = list(Quota.unscoped.filter(tenant_id__in=tenant.path, resource__in=list(amounts)))
     for row in rows:
         if row.limit is not None and row.used + amounts[row.resource] > row.limit:
@@ -35,6 +35,7 @@ def _careless_charge(*, tenant: Tenant, amounts: Mapping[str, int], actor: Actor
     time.sleep(0.3)
     for row in rows:
         Quota.unscoped.filter(id=row.id).update(used=row.used + amounts[row.resource])
+    return lambda: None
 
 
 claims._LOCK = claims._LOCK_IF_FREE = ""  # type: ignore[misc]  # the locks that are taken out

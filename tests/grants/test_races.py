@@ -79,14 +79,19 @@ def test_control_without_locks_it_is_drawn_twice(
 def _open_limits_during_a_create(field: Field, ours: Tenant, monkeypatch: pytest.MonkeyPatch) -> GrantLimit:
     """A create has looked for limits, found none, and has not committed yet when a grant with limits is made."""
     looked, go_on = threading.Event(), threading.Event()
-    honest = limits.charge
+    honest = limits.charge_last
 
-    def slow(**arguments: Any) -> None:
-        honest(**arguments)
-        looked.set()
-        go_on.wait(20)
+    def slow(**arguments: Any) -> Callable[[], None]:
+        judge = honest(**arguments)
 
-    monkeypatch.setattr(limits, "charge", slow)
+        def judge_late() -> None:
+            judge()
+            looked.set()
+            go_on.wait(20)
+
+        return judge_late
+
+    monkeypatch.setattr(limits, "charge_last", slow)
     results: list[object] = []
     creating = _start(lambda: field.create(ours), results)
     assert looked.wait(20)

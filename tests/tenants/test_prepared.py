@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import DataError, IntegrityError, connection, transaction
 from pytest_django import DjangoAssertNumQueries
 
 from tenants import prepared
@@ -40,8 +40,29 @@ def test_an_array_arrives_as_it_was_sent(kind: str, values: list[Any]) -> None:
     assert prepared.run("SELECT %(given)s::" + kind, {"given": values}) == [(values,)]
 
 
-def test_a_statement_without_rows_returns_none() -> None:
-    assert prepared.run("SET LOCAL lock_timeout = 1000", []) == []
+def test_what_is_asked_together_is_answered_each_for_itself() -> None:
+    with prepared.together():
+        first = prepared.ask("SELECT 1 WHERE %s::boolean", [False])
+        prepared.send("SET LOCAL lock_timeout = 1000", [])
+        second = prepared.ask("SELECT generate_series(1, %s)", [2])
+        assert second() == [(1,), (2,)]
+        third = prepared.ask("SHOW lock_timeout", [])
+
+    assert (first(), third()) == ([], [("1s",)])
+
+
+def test_what_fails_together_fails_at_the_end() -> None:
+    reached = []
+
+    def send_two() -> None:
+        with transaction.atomic(), prepared.together():
+            prepared.send("SELECT 1 / %s", [0])
+            reached.append(1)
+
+    with pytest.raises(DataError):
+        send_two()
+    assert reached
+    assert prepared.run("SELECT 1", []) == [(1,)]
 
 
 def test_rows_are_inserted_with_what_the_database_fills_in() -> None:
