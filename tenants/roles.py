@@ -34,7 +34,7 @@ _ADDED: Final[dict[str, frozenset[str]]] = {
         "operation.read decision.read usage.read grant.read token.read,create,delete"
     ),
     OPERATOR: _permissions(
-        "instance.create,update,start,stop,reboot,delete,console keypair.create,delete operation.cancel,retry"
+        "instance.create,update,start,stop,reboot,resize,delete,console keypair.create,delete operation.cancel,retry"
     ),
     # token.manage: other members' tokens. quota.update: the limits of the tenants below, never one's own.
     ADMIN: _permissions(

@@ -22,7 +22,7 @@ FORMATS = ("table", "json", "yaml", "name")
 _COLOURS = {
     "running": "green", "succeeded": "green", "enabled": "green", "up": "green", "active": "green", "placed": "green",
     "building": "yellow", "starting": "yellow", "stopping": "yellow", "rebooting": "yellow", "deleting": "yellow",
-    "pending": "yellow", "unwinding": "yellow", "suspect": "yellow", "enrolling": "yellow", "draining": "yellow",
+    "resizing": "yellow", "pending": "yellow", "unwinding": "yellow", "suspect": "yellow", "enrolling": "yellow", "draining": "yellow",
     "error": "red", "failed": "red", "stuck": "red", "down": "red", "fenced": "red", "refused": "red", "crashed": "red",
     "stopped": "dim", "disabled": "dim", "cancelled": "dim", "unknown": "magenta",
 }  # fmt: skip

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from compute.models import Instance
 from compute.selectors.instances import status_of
 
-# status -> power actions that make sense; the services decide again, under the row's lock.
+# status -> actions that make sense; the services decide again, under the row's lock.
 _ACTIONS = {
     "running": ("stop", "reboot"),
     "paused": ("stop", "reboot"),
     "crashed": ("start",),
-    "stopped": ("start",),
+    "stopped": ("start", "resize"),
     "suspended": ("start",),
     "error": ("start", "stop", "reboot"),
     "unknown": ("start", "stop", "reboot"),

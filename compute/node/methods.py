@@ -30,6 +30,11 @@ def _reboot(driver: Driver, call: Call) -> dict[str, Any]:
     return {"power": driver.reboot(_spec(call), token=call.token, graceful_seconds=seconds)}
 
 
+def _resize(driver: Driver, call: Call) -> dict[str, Any]:
+    driver.resize(_spec(call), token=call.token)
+    return {}
+
+
 def _remove(driver: Driver, call: Call) -> dict[str, Any]:
     driver.remove(call.target_id)
     return {}
@@ -49,6 +54,7 @@ METHODS: dict[str, Method] = {
     "instance.start": _start,
     "instance.stop": _stop,
     "instance.reboot": _reboot,
+    "instance.resize": _resize,
     "instance.remove": _remove,
     "instance.console_log": _console_log,
     "host.prove": _prove,
@@ -61,6 +67,7 @@ LANES: dict[str, int] = {"quick": 4, "building": 3, "waiting": 6}
 CALLS_AT_ONCE = sum(LANES.values())
 _LANE_OF = {
     "instance.prepare": "building",
+    "instance.resize": "building",
     "instance.stop": "waiting",
     "instance.reboot": "waiting",
     "host.prove": "waiting",

@@ -185,3 +185,20 @@ def release(*, consumer_type: str, consumer_id: uuid.UUID) -> bool:
             less = fill(host_id=row.host_id, grant=grant, amount=amount, sign=-1)
             draw(chain=lock_chain(grant.id), units=less)
     return bool(rows)
+
+
+def shrink(*, consumer_id: uuid.UUID, size: Resources) -> None:
+    """Give back what an instance holds above `size`, no amount of which is above what it holds.
+
+    Never refused, whatever state the host is in: room of a reservation goes back to that reservation.
+    """
+    held_by = Allocation.objects.filter(consumer_type="instance", consumer_id=consumer_id)
+    list(Host.objects.select_for_update(no_key=True).filter(id__in=held_by.values("host_id")).values_list("id"))
+    row = held_by.select_for_update().get()
+    less = Resources(row.vcpus, row.memory_mib, row.disk_gib) - size
+    row.vcpus, row.memory_mib, row.disk_gib = size.vcpus, size.memory_mib, size.disk_gib
+    row.save(update_fields=["vcpus", "memory_mib", "disk_gib"])
+    _move(row.host_id, used=NOTHING - less, held=NOTHING if row.grant_id is None else less, instances=0)
+    if row.grant_id is not None:
+        units = fill(host_id=row.host_id, grant=Grant.unscoped.get(id=row.grant_id), amount=less, sign=-1)
+        draw(chain=lock_chain(row.grant_id), units=units)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from compute.sagas import host_prove, instance_create, instance_delete, instance_reboot, instance_start, instance_stop
+from compute.sagas import (
+    host_prove,
+    instance_create,
+    instance_delete,
+    instance_reboot,
+    instance_resize,
+    instance_start,
+    instance_stop,
+)
 from compute.sagas.step import Saga
 
 SAGAS: dict[str, Saga] = {
@@ -12,6 +20,7 @@ SAGAS: dict[str, Saga] = {
         instance_create.SAGA,
         instance_delete.SAGA,
         instance_reboot.SAGA,
+        instance_resize.SAGA,
         instance_start.SAGA,
         instance_stop.SAGA,
     )

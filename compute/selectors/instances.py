@@ -18,6 +18,7 @@ _BUSY = {
     "instance_start": "starting",
     "instance_stop": "stopping",
     "instance_reboot": "rebooting",
+    "instance_resize": "resizing",
     "instance_delete": "deleting",
 }
 _REST = {"running": "running", "paused": "paused", "stopped": "stopped", "crashed": "crashed", "suspended": "suspended"}

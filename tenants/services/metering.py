@@ -68,6 +68,19 @@ SELECT gen_random_uuid(), tenant_id, path, consumer_type, consumer_id, consumer_
        pool_id, pool_name, vcpus, memory_mib, disk_gib, ended_at, CASE WHEN billed_from IS NOT NULL THEN ended_at END
 FROM ended
 """
+_RESIZE: Final = """
+WITH ended AS (
+    UPDATE tenants_usagesegment SET ended_at = greatest(date_trunc('second', now()), billed_from, held_from)
+    WHERE consumer_id = %(consumer)s AND ended_at IS NULL
+    RETURNING *
+)
+INSERT INTO tenants_usagesegment (id, tenant_id, payers, consumer_type, consumer_id, consumer_name, kind, flavor_id,
+                                  flavor_name, pool_id, pool_name, vcpus, memory_mib, disk_gib, held_from, billed_from)
+SELECT gen_random_uuid(), tenant_id, payers, consumer_type, consumer_id, consumer_name, kind, %(flavor_id)s,
+       %(flavor_name)s, pool_id, pool_name, %(vcpus)s, %(memory_mib)s, %(disk_gib)s, ended_at,
+       CASE WHEN billed_from IS NOT NULL THEN ended_at END
+FROM ended
+"""
 
 
 def hold(*, tenant: Tenant, usage: Usage, consumers: Sequence[tuple[UUID, str]]) -> None:
@@ -99,6 +112,12 @@ def hold(*, tenant: Tenant, usage: Usage, consumers: Sequence[tuple[UUID, str]])
 def commit(*, consumer_id: UUID) -> bool:
     """Begin to bill the consumer's hold. Return False when there is none, or it is billed already."""
     return _run(_COMMIT, {"consumer": consumer_id}) == 1
+
+
+def resize(*, consumer_id: UUID, flavor_id: UUID, flavor_name: str, vcpus: int, memory_mib: int, disk_gib: int) -> bool:
+    """End the consumer's open segment and open one of this size at the same second. Return False when none is open."""
+    size = {"vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib}
+    return _run(_RESIZE, {"consumer": consumer_id, "flavor_id": flavor_id, "flavor_name": flavor_name, **size}) == 1
 
 
 def release(*, consumer_id: UUID) -> bool:

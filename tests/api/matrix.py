@@ -152,7 +152,7 @@ ROWS: dict[str, Row] = {
     "host_disable": Row("POST", _of("hosts", lambda things: things.world.host, "/actions/disable"), _body()),
     "host_prove": Row("POST", _of("hosts", lambda things: things.world.host, "/actions/prove"), _body()),
     "flavor_list": Row("GET", _at("flavors")),
-    "flavor_create": Row("POST", _at("flavors"), _body(name="big", vcpus=2, memory_mib=512, disk_gib=2)),
+    "flavor_create": Row("POST", _at("flavors"), _body(name="huge", vcpus=2, memory_mib=512, disk_gib=2)),
     "flavor_show": Row("GET", _at("flavors/nano")),
     "image_list": Row("GET", _at("images")),
     "image_show": Row("GET", _at("images/tiny")),
@@ -177,6 +177,9 @@ ROWS: dict[str, Row] = {
         "POST", _of("instances", INSTANCE, "/actions/stop"), _body(force=True), object_id=_instance_id
     ),
     "instance_reboot": Row("POST", _of("instances", INSTANCE, "/actions/reboot"), _body(), object_id=_instance_id),
+    "instance_resize": Row(
+        "POST", _of("instances", INSTANCE, "/actions/resize"), _body(flavor="big"), object_id=_instance_id
+    ),
     "instance_console_log": Row("GET", _of("instances", INSTANCE, "/console-log"), object_id=_instance_id),
     "instance_decision": Row("GET", _of("instances", INSTANCE, "/decision"), object_id=_instance_id),
     "operation_list": Row("GET", _at("operations")),

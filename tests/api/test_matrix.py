@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.test import override_settings
+from django.utils import timezone
 
 from cloud.api.routes import Route
 from cloud.api.v1.urls import urlpatterns
@@ -19,7 +20,7 @@ from tenants import roles
 from tenants.models import ApiToken, AuditEvent, Membership, Quota, Tenant, User
 from tests.api.conftest import ROLES, Caller, World, build_world, undone
 from tests.api.matrix import KEY, ROWS, Row, Things
-from tests.factories.compute import make_host
+from tests.factories.compute import make_flavor, make_host
 from tests.factories.tenants import SYSTEM, make_member, make_tenant, make_token, make_user
 
 pytestmark = pytest.mark.django_db
@@ -68,8 +69,13 @@ def build_things() -> Things:
     world = build_world()
     created = world.owner.ok("POST", "instances", world.order(), status=202)
     Operation.objects.update(state="succeeded", finished_at="2026-01-01T00:00:00Z")
-    Instance.unscoped.update(state="active")
+    # Stopped, since some verbs are for a stopped instance alone and none is for a running one.
+    Instance.unscoped.update(state="active", desired_power="stopped")
     instance = Instance.unscoped.get(id=created["instance"]["id"])
+    Domain.objects.create(
+        instance=instance, host=world.host, power="stopped", since=timezone.now(), observed_at=timezone.now()
+    )
+    make_flavor("big", vcpus=2)
     world.owner.ok("POST", "keypairs", {"name": "laptop", "public_key": KEY}, status=201)
     operation = Operation.objects.get()
     stuck = Operation.objects.create(

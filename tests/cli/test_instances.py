@@ -11,6 +11,7 @@ import yaml
 from compute.models import Operation
 from tests.api.conftest import World
 from tests.cli.conftest import Cli
+from tests.factories.compute import make_flavor
 from tests.factories.nodes import play, run_to_end
 
 
@@ -150,3 +151,29 @@ def test_explain_tells_tenants_and_operators_apart(cli: Cli, world: World) -> No
     assert "placed: web" in for_tenant
     assert world.host.name not in for_tenant
     assert f"It is on {world.host.name}." in cli("instance", "explain", "web", "--as-operator").out
+
+
+def test_resize_is_told_before_and_done_after_a_stop(cli: Cli, world: World, tmp_path: Path) -> None:
+    make_flavor("big", vcpus=2)
+    make_flavor("wide", vcpus=500)
+    cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait")
+    node = play(world.host, tmp_path)
+    run_to_end(Operation.objects.get().id, node)
+    assert "not stopped" in cli("instance", "resize", "web", "-f", "big", code=4).err
+    cli("instance", "stop", "web", "--force", "--no-wait")
+    run_to_end(Operation.objects.get(kind="instance_stop").id, node)
+    told = cli("instance", "resize", "web", "-f", "big", "--dry-run")
+    assert [line.split()[:2] for line in told.out.splitlines()[:3]] == [
+        ["SIZE", "FLAVOR"],
+        ["now", "nano"],
+        ["then", "big"],
+    ]
+    assert "vcpus" in told.out
+    refused = cli("instance", "resize", "web", "-f", "wide", "--dry-run", code=4)
+    assert "no_valid_host" in refused.err
+    assert "499 more would be needed" in refused.out
+    assert not Operation.objects.filter(kind="instance_resize").exists()
+    cli("instance", "resize", "web", "-f", "big", "--no-wait")
+    assert cli("instance", "show", "web", "-o", "json").json["status"] == "resizing"
+    run_to_end(Operation.objects.get(kind="instance_resize").id, node)
+    assert cli("instance", "show", "web", "-o", "json").json["flavor"]["vcpus"] == 2

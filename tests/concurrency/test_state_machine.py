@@ -111,6 +111,8 @@ def cloud(transactional_db: None) -> None:
         make_host(pool, vcpus=8, memory_mib=8192, disk_gib=80, name=f"host-{number}")
     make_flavor("unit", vcpus=2, memory_mib=2048, disk_gib=20)
     make_flavor("small", vcpus=1, memory_mib=512, disk_gib=5)
+    make_flavor("wide", vcpus=3, memory_mib=256, disk_gib=5)
+    make_flavor("tall", vcpus=1, memory_mib=2560, disk_gib=20)
     make_image("tiny")
     for number in range(3):
         top = make_tenant(f"top-{number}")
@@ -202,6 +204,8 @@ def test_every_invariant_holds_after_every_step(cloud: None, nursery: Nursery, t
         faults = _faults()
         checking += time.monotonic() - at
         assert faults == [], f"seed {SEED}, step {step}: after {act}"
+        if LONG and step % 500 == 0:
+            print(f"seed {SEED}: step {step} after {time.monotonic() - began:.0f} s", flush=True)
         file = tmp_path / "faults"
         assert not file.exists(), f"seed {SEED}, step {step}:\n{file.read_text()}"
     seconds = time.monotonic() - began

@@ -29,6 +29,12 @@ def partition_shares(driver: Driver) -> dict[tuple[str, ...], int]:
     return {seen.path: seen.cpu_shares for seen in driver.list_partitions()}
 
 
+def resized(spec: InstanceSpec, *, memory_mib: int, size_gib: int | None = None) -> InstanceSpec:
+    """Return the spec with another size."""
+    disk = dataclasses.replace(spec.disk, size_gib=size_gib or spec.disk.size_gib)
+    return dataclasses.replace(spec, memory_mib=memory_mib, disk=disk)
+
+
 OUTER = (partition_name(PARENT),)
 INNER = (*OUTER, partition_name(TENANT))
 
@@ -96,6 +102,49 @@ class DriverContract:
         domain = find_domain(driver, spec.id)
         assert domain is not None
         assert domain.token == 2
+
+    def test_resize_of_a_stopped_instance_is_what_its_next_start_runs(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        driver.start(spec, token=1)
+        driver.stop(spec.id, graceful_seconds=0)
+        larger = resized(spec, memory_mib=spec.memory_mib * 2, size_gib=spec.disk.size_gib + 1)
+        driver.resize(larger, token=2)
+        driver.resize(larger, token=3)
+        stopped = find_domain(driver, spec.id)
+        assert stopped is not None
+        assert (stopped.power, stopped.memory_mib, stopped.token) == ("stopped", larger.memory_mib, 3)
+        assert driver.start(larger, token=4) == "running"
+
+    def test_resize_is_taken_back_by_the_old_size(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        larger = resized(spec, memory_mib=spec.memory_mib * 2, size_gib=spec.disk.size_gib + 1)
+        driver.resize(larger, token=1)
+        driver.resize(spec, token=2)
+        domain = find_domain(driver, spec.id)
+        assert domain is not None
+        assert (domain.power, domain.memory_mib, domain.token) == ("stopped", spec.memory_mib, 2)
+
+    def test_resize_of_a_running_instance_is_refused_and_changes_nothing(
+        self, driver: Driver, spec: InstanceSpec
+    ) -> None:
+        driver.prepare(spec)
+        driver.start(spec, token=1)
+        with pytest.raises(Never) as caught:
+            driver.resize(resized(spec, memory_mib=spec.memory_mib * 2), token=2)
+        assert caught.value.code == "domain_running"
+        domain = find_domain(driver, spec.id)
+        assert domain is not None
+        assert (domain.power, domain.token) == ("running", 1)
+        driver.stop(spec.id, graceful_seconds=0)
+        stopped = find_domain(driver, spec.id)
+        assert stopped is not None
+        assert stopped.memory_mib == spec.memory_mib
+
+    def test_resize_without_prepare_says_that_the_disk_is_missing(self, driver: Driver, spec: InstanceSpec) -> None:
+        with pytest.raises(Never) as caught:
+            driver.resize(spec, token=1)
+        assert caught.value.code == "disk_missing"
+        assert find_domain(driver, spec.id) is None
 
     def test_remove_leaves_nothing(self, driver: Driver, spec: InstanceSpec) -> None:
         driver.prepare(spec)

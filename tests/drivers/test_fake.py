@@ -58,6 +58,7 @@ def run_through(driver: FakeDriver, spec: InstanceSpec) -> None:
     driver.prepare(spec)
     driver.start(spec, token=1)
     driver.stop(spec.id, graceful_seconds=1)
+    driver.resize(spec, token=2)
     driver.remove(spec.id)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import stat
 import struct
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from compute.node.drivers.base import Never
 from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import image_paths, list_instance_ids
-from compute.node.images.qcow2 import create_overlay, read_header
+from compute.node.images.qcow2 import create_overlay, read_header, resize_overlay
 from compute.node.images.rootfs import copy_tree, ensure_tree, plant_seed, unpack
 from compute.node.images.seed import guest_hostname, seed_files, write_seed_iso
 from compute.node.images.store import ImageStore
@@ -57,6 +58,42 @@ def put_image(settings: DriverSettings, *, size: str = "1M") -> tuple[ImageRef, 
 def test_header_of_an_honest_image_gives_its_size(tmp_path: Path) -> None:
     qemu_img("create", "-f", "qcow2", tmp_path / "a", "3M")
     assert read_header(tmp_path / "a", "qcow2").virtual_size == 3 << 20
+
+
+def _virtual_size(path: Path) -> int:
+    shown = subprocess.run(["qemu-img", "info", "--output=json", path], check=True, capture_output=True).stdout
+    size: int = json.loads(shown)["virtual-size"]
+    return size
+
+
+def _overlay(folder: Path) -> Path:
+    qemu_img("create", "-f", "qcow2", folder / "base", "1M")
+    create_overlay(folder / "base", "qcow2", folder / "disk", size_gib=1)
+    return folder / "disk"
+
+
+def test_overlay_grows_and_growth_is_taken_back(tmp_path: Path) -> None:
+    disk = _overlay(tmp_path)
+    for size_gib in (3, 3, 2, 1):
+        resize_overlay(disk, size_gib=size_gib)
+        assert _virtual_size(disk) == size_gib << 30
+
+
+def test_overlay_is_not_cut_where_the_guest_has_written(tmp_path: Path) -> None:
+    disk = _overlay(tmp_path)
+    resize_overlay(disk, size_gib=3)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 2G 64k", disk], check=True, capture_output=True)
+    resize_overlay(disk, size_gib=1)
+    assert _virtual_size(disk) == 3 << 30
+    qemu_io = subprocess.run(["qemu-io", "-f", "qcow2", "-c", "read -P 7 2G 64k", disk], capture_output=True, text=True)
+    assert "verification failed" not in qemu_io.stdout + qemu_io.stderr
+
+
+def test_resize_of_what_is_no_overlay_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(b"no disk")
+    with pytest.raises(Never) as caught:
+        resize_overlay(tmp_path / "disk", size_gib=1)
+    assert caught.value.code == "image_corrupt"
 
 
 def test_images_that_name_other_files_are_refused(tmp_path: Path) -> None:

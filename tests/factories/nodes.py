@@ -57,6 +57,9 @@ class PlayedHost:
         if call.method == "instance.reboot":
             spec = InstanceSpec.from_json(arguments["spec"])
             return {"power": driver.reboot(spec, token=call.token, graceful_seconds=arguments["graceful_seconds"])}
+        if call.method == "instance.resize":
+            driver.resize(InstanceSpec.from_json(arguments["spec"]), token=call.token)
+            return {}
         if call.method == "instance.remove":
             driver.remove(call.target_id)
             return {}

@@ -33,7 +33,10 @@ def a_spec(instance_id: str, **changes: Any) -> InstanceSpec:
 
 def a_call(method: str, target_id: str, *, token: int | None = None, deadline: float = 20.0, **arguments: Any) -> Call:
     """A call with its own id; without `token` a higher one than all before."""
-    if method in ("instance.prepare", "instance.start", "instance.reboot") and "spec" not in arguments:
+    if (
+        method in ("instance.prepare", "instance.start", "instance.reboot", "instance.resize")
+        and "spec" not in arguments
+    ):
         arguments["spec"] = json.loads(json.dumps(a_spec(target_id).to_json()))
     number = next(_numbers) if token is None else token
     return Call(an_id(), method, target_id, number, arguments, deadline)

@@ -31,6 +31,7 @@ def test_a_life_by_calls(driver: FakeDriver) -> None:
         ("instance.console_log", {"max_bytes": 100}, {"text": "cenote: web is up\n"}),
         ("instance.reboot", {"graceful_seconds": 1}, {"power": "running"}),
         ("instance.stop", {"graceful_seconds": 1.5}, {"power": "stopped"}),
+        ("instance.resize", {}, {}),
         ("instance.remove", {}, {}),
     ]
     for method, arguments, result in lives:

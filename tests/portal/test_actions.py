@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from django.test import Client
 
-from compute.models import Flavor, Instance, Keypair, Operation
+from compute.models import Flavor, Instance, Keypair, Operation, Price
 from tenants.models import ApiToken, Membership
 from tenants.services import quotas
 from tenants.services.tokens import authenticate_token
+from tests.factories.compute import make_flavor
 from tests.factories.nodes import run_to_end
 from tests.factories.tenants import PASSWORD, SYSTEM, make_member, make_user
 from tests.portal.conftest import People, client_of
@@ -92,6 +93,35 @@ def test_power_and_delete(people: People, cloud: Cloud) -> None:
     assert Operation.objects.filter(kind="instance_delete").count() == 0
     assert people.operator.post(f"{path}/delete", {"name": "web"}).status_code == 302
     assert Operation.objects.filter(kind="instance_delete").count() == 1
+
+
+def test_resize_is_offered_for_what_is_stopped_and_planned_before_it_is_done(people: People, cloud: Cloud) -> None:
+    Price.objects.create(resource="vcpu", per_hour="0.5", currency="EUR", valid_from="2026-01-01T00:00:00Z", set_by="x")
+    make_flavor("wide", vcpus=8)
+    large, less = make_flavor("large", vcpus=3, disk_gib=2), make_flavor("less", memory_mib=64)
+    running, stopped = cloud.create_running("up"), cloud.create_stopped("down")
+    link = f'href="/instances/{stopped.id}/resize"'
+    assert link in people.operator.get(f"/instances/{stopped.id}").content.decode()
+    assert link not in people.viewer.get(f"/instances/{stopped.id}").content.decode()
+    assert "/resize" not in people.operator.get(f"/instances/{running.id}").content.decode()
+    path = f"/instances/{stopped.id}/resize"
+    assert "wide" in people.operator.get(path).content.decode()
+    assert people.viewer.get(path).status_code == 403
+    assert people.stranger.get(path).status_code == 404
+    assert people.stranger.get(f"{path}/plan?flavor={large.id}").status_code == 404
+    assert "Choose a size" in people.operator.get(f"{path}/plan").content.decode()
+    told = people.operator.get(f"{path}/plan?flavor={large.id}").content.decode()
+    assert "Fits." in told
+    assert "quota: 4 of 10 then" in told
+    assert "1.5" in told
+    refused = people.operator.post(path, {"flavor": "wide"})
+    assert refused.status_code == 400
+    assert "7 more would be needed" in refused.content.decode()
+    assert people.operator.post(path, {"flavor": str(large.id)})["Location"] == f"/instances/{stopped.id}"
+    assert run_to_end(Operation.objects.get(kind="instance_resize").id, cloud.node).state == "succeeded"
+    smaller = people.operator.post(path, {"flavor": str(less.id)})
+    assert "A disk never shrinks" in smaller.content.decode()
+    assert Instance.unscoped.get(id=stopped.id).vcpus == 3
 
 
 @pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example", "javascript:alert(1)"])

@@ -9,6 +9,7 @@ import pytest
 
 from compute.models import Host, Instance, Operation, Pool
 from compute.services.instances_create import create_instances
+from compute.services.instances_power import stop_instance
 from tenants.models import Tenant
 from tenants.services.access import Actor
 from tests.factories.compute import make_flavor, make_host, make_image, make_pool
@@ -31,8 +32,14 @@ class Cloud:
         created = create_instances(actor=self.actor, tenant=self.tenant, **values)  # type: ignore[arg-type]
         return created.instances[0], created.operations[0]
 
-    def create_running(self, name: str = "web") -> Instance:
-        instance, operation = self.create(name)
+    def create_running(self, name: str = "web", **changes: object) -> Instance:
+        instance, operation = self.create(name, **changes)
+        assert run_to_end(operation.id, self.node).state == "succeeded"
+        return Instance.unscoped.get(id=instance.id)
+
+    def create_stopped(self, name: str = "web", **changes: object) -> Instance:
+        instance = self.create_running(name, **changes)
+        _, operation = stop_instance(actor=self.actor, instance_id=instance.id, force=True)
         assert run_to_end(operation.id, self.node).state == "succeeded"
         return Instance.unscoped.get(id=instance.id)
 

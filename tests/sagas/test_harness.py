@@ -21,8 +21,10 @@ from compute.services.hosts import prove_host
 from compute.services.housekeeping import expire
 from compute.services.instances_delete import delete_instance
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
+from compute.services.instances_resize import resize_instance
 from tenants.models import Quota, UsageSegment
 from tenants.services.access import system_actor
+from tests.factories.compute import make_flavor
 from tests.factories.nodes import run_to_end
 from tests.sagas.conftest import Cloud
 
@@ -42,6 +44,12 @@ def _power(order: Callable[..., Any], **arguments: Any) -> Scenario:
     return begin
 
 
+def _resize(cloud: Cloud) -> Operation:
+    make_flavor("mixed", vcpus=3, memory_mib=128, disk_gib=9)
+    instance = cloud.create_stopped()
+    return resize_instance(actor=cloud.actor, instance_id=instance.id, flavor="mixed")[1]
+
+
 def _prove(cloud: Cloud) -> Operation:
     return prove_host(actor=system_actor("tests"), host_id=cloud.host.id)[1]
 
@@ -52,6 +60,7 @@ SCENARIOS: dict[str, Scenario] = {
     "instance_start": _power(start_instance),
     "instance_stop": _power(stop_instance, force=True),
     "instance_reboot": _power(reboot_instance, force=True),
+    "instance_resize": _resize,
     "host_prove": _prove,
 }
 
@@ -61,6 +70,7 @@ FAULT_OF_METHOD = {
     "instance.start": "start",
     "instance.stop": "stop",
     "instance.reboot": "reboot",
+    "instance.resize": "resize",
     "instance.remove": "remove",
     "host.prove": "prove",
 }

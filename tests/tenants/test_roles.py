@@ -46,6 +46,7 @@ def test_read_scope_changes_nothing():
         "start",
         "stop",
         "reboot",
+        "resize",
         "manage",
         "cancel",
         "retry",

@@ -20,6 +20,7 @@ from cloud.api.tenancy import acting_tenant, listed_tenant
 from cloud.api.v1.decisions import DecisionAnswer, show_decision
 from cloud.api.v1.forecasts import ForecastAnswer
 from cloud.api.v1.operations import ErrorAnswer, OperationAnswer, operation_url, show_operation
+from cloud.api.v1.resizes import ResizePlanAnswer
 from cloud.api.waiting import wait_until
 from compute import states
 from compute.models import ConsoleLog, Instance, Operation
@@ -33,6 +34,7 @@ from compute.services.instances_create import create_instances
 from compute.services.instances_delete import delete_instance
 from compute.services.instances_forecast import forecast_instances
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
+from compute.services.instances_resize import plan_resize, resize_instance
 from compute.services.instances_wanted import COUNT_LIMIT
 from tenants.services.access import Actor, visible_tenant_ids
 
@@ -121,6 +123,14 @@ class InstanceCreateInput(StrictSerializer):
 
 class ForceInput(StrictSerializer):
     force = Flag(required=False, help_text="cut the power instead of asking the guest")
+
+
+class ResizeInput(StrictSerializer):
+    flavor = Text(help_text="id or name")
+
+
+class ResizeQuery(StrictSerializer):
+    dry_run = Choice(["true", "false"], required=False, help_text="true: say what would happen, change nothing")
 
 
 class InstanceListQuery(StrictSerializer):
@@ -233,6 +243,27 @@ class Instances(Door):
     @route("instance_reboot", permission="instance.reboot", body=ForceInput, answer=AcceptedAnswer, status=202)
     def reboot(self, call: Call, reference: str) -> Response:
         return self._order(call, reference, reboot_instance, force=call.body.get("force", False))
+
+    @route(
+        "instance_resize",
+        permission="instance.resize",
+        query=ResizeQuery,
+        body=ResizeInput,
+        answer=AcceptedAnswer,
+        dry_answer=ResizePlanAnswer,
+        status=202,
+    )
+    def resize(self, call: Call, reference: str) -> Response:
+        """Give a stopped instance another flavor, on the host that it is on; the guest sees it at its next start. A disk
+        never shrinks. What it takes more is charged at once, what it takes less comes back when the operation ends.
+
+        With `?dry_run=true` nothing changes: the answer, 200, tells sizes, prices and what would refuse it.
+        """
+        if call.query.get("dry_run") == "true":
+            instance = self._find(call, reference)
+            plan = plan_resize(actor=call.actor, instance_id=instance.id, flavor=call.body["flavor"])
+            return Response(call.render(ResizePlanAnswer, plan))
+        return self._order(call, reference, resize_instance, flavor=call.body["flavor"])
 
     @route("instance_console_log", permission="instance.console_log", query=ConsoleLogQuery, answer=ConsoleLogAnswer)
     def console_log(self, call: Call, reference: str) -> Response:

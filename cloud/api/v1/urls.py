@@ -61,6 +61,7 @@ urlpatterns = [
     _collection("instances/<str:reference>/actions/start", Instances, post="start"),
     _collection("instances/<str:reference>/actions/stop", Instances, post="stop"),
     _collection("instances/<str:reference>/actions/reboot", Instances, post="reboot"),
+    _collection("instances/<str:reference>/actions/resize", Instances, post="resize"),
     _collection("instances/<str:reference>/console-log", Instances, get="console_log"),
     _collection("instances/<str:reference>/decision", Instances, get="decision"),
     _collection("operations", Operations, get="list"),

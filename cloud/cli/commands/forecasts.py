@@ -1,4 +1,4 @@
-"""What `cenote instance create --dry-run` says."""
+"""What `--dry-run` of `cenote instance create` and `cenote instance resize` says."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ _QUOTA_COLUMNS = {
     "after": "after",
     "missing": "missing",
 }
+_SIZE_COLUMNS = {
+    "size": "when",
+    "flavor": "flavor",
+    "vcpus": "vcpus",
+    "memory_mib": "memory_mib",
+    "disk_gib": "disk_gib",
+    "per_hour": "per_hour",
+    "currency": "currency",
+}
 
 
 def show_forecast(session: Session, forecast: dict[str, Any]) -> None:
@@ -28,6 +37,23 @@ def show_forecast(session: Session, forecast: dict[str, Any]) -> None:
         session.rows(forecast["quota"], _QUOTA_COLUMNS)
     if not forecast["fits"]:
         raise CliError("the create would be refused: " + ", ".join(forecast["refused_by"]), CONFLICT)
+
+
+def show_resize_plan(session: Session, plan: dict[str, Any]) -> None:
+    """Print the plan. Raises CliError where it is a refusal, as the resize itself would."""
+    if session.output in ("json", "yaml"):
+        session.one(plan)
+    else:
+        sizes = [
+            {"when": when, **plan[key], "currency": plan["currency"]}
+            for when, key in (("now", "before"), ("then", "after"))
+        ]
+        session.rows(sizes, _SIZE_COLUMNS)
+        sys.stdout.write("\n".join(["", *plan["reasons"], ""]))
+        if plan["quota"]:
+            session.rows(plan["quota"], _QUOTA_COLUMNS)
+    if not plan["fits"]:
+        raise CliError("the resize would be refused: " + ", ".join(plan["refused_by"]), CONFLICT)
 
 
 def _sentences(forecast: dict[str, Any]) -> list[str]:

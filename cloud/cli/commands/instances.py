@@ -10,7 +10,7 @@ import typer
 
 from cloud.cli import output
 from cloud.cli.commands.explained import show_decision
-from cloud.cli.commands.forecasts import show_forecast
+from cloud.cli.commands.forecasts import show_forecast, show_resize_plan
 from cloud.cli.errors import USAGE, CliError
 from cloud.cli.session import Session, command
 
@@ -106,6 +106,21 @@ def stop(session: Session, name: Name, force: Force = False) -> None:
 def reboot(session: Session, name: Name, force: Force = False) -> None:
     """Restart it, from its definition as it stands now."""
     _order(session, name, "reboot", {"force": force})
+
+
+@command(app, "resize", slow=True, keyed=True)
+def resize(
+    session: Session,
+    name: Name,
+    flavor: Annotated[str, typer.Option("--flavor", "-f", help="Its new size")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing")] = False,
+) -> None:
+    """Give a stopped instance another size. A dry run ends with 4 where the resize would be refused."""
+    if dry_run:
+        path = f"{_path(name)}/actions/resize"
+        show_resize_plan(session, session.client.post(path, {"flavor": flavor}, dry_run="true"))
+        return
+    _order(session, name, "resize", {"flavor": flavor})
 
 
 @command(app, "delete", slow=True, asks=True)

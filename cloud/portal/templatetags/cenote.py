@@ -68,7 +68,7 @@ _ICONS = {
 # State word -> look. Words of instances, operations, hosts, tenants and users share one table, so they look the same.
 _LOOKS = {
     "ok": "running active succeeded up enabled placed ok done",
-    "busy": "building starting stopping rebooting deleting pending unwinding enrolling cleaning draining waiting taken",
+    "busy": "building starting stopping rebooting resizing deleting pending unwinding enrolling cleaning draining waiting taken",
     "bad": "error failed down fenced stuck crashed refused",
     "warn": "unknown suspect paused suspended disabled cancelled",
     "off": "stopped drained removed deleted",

@@ -129,6 +129,16 @@ class Driver(abc.ABC):
         """Restart the guest: `stop` then `start`, so that a changed definition takes effect."""
 
     @abc.abstractmethod
+    def resize(self, spec: InstanceSpec, *, token: int) -> None:
+        """Ensure that a stopped instance's definition and root disk have the size that `spec` says.
+
+        The disk grows; the guest sees it at its next boot. A disk that is larger than `spec` says is cut back where the
+        guest never wrote beyond that size (a growth that is taken back), and left as it is otherwise: no byte is lost.
+        A container's tree has no size of its own. Raises Never("domain_running" | "disk_missing" | "definition_refused"),
+        RetryLater("storage_full" | "disk_resize_failed").
+        """
+
+    @abc.abstractmethod
     def remove(self, instance_id: str) -> None:
         """Ensure that nothing of the instance is left: domain, definition, ports, disk, seed, console log, cgroup.
 

@@ -47,11 +47,12 @@ STEPS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": ("prepare.disk", "prepare.seed", "prepare.ports"),
     "start": ("start.define", "start.boot"),
     "stop": ("stop.ask", "stop.cut"),
+    "resize": ("resize.define", "resize.disk"),
     "remove": ("remove.cut", "remove.undefine", "remove.ports", "remove.disk"),
 }
 METHODS: Final = (
     *("inventory", "prove", "list_domains", "list_disks", "list_partitions", "weigh", "prepare"),
-    *("start", "stop", "reboot", "remove", "console_log"),
+    *("start", "stop", "reboot", "resize", "remove", "console_log"),
 )
 
 
@@ -229,7 +230,7 @@ class FakeDriver(Driver):
                 raise Never("disk_too_small", f"{spec.disk.size_gib} GiB < {spec.disk.image.virtual_size_gib} GiB")
             with self._at("prepare.disk", spec.id) as effective, self._change():
                 if effective and spec.id not in self.host.disks:
-                    self._refuse_over_full(spec)
+                    self._refuse_over_full(spec.disk.size_gib)
                     self.host.disks[spec.id] = FakeDisk(spec.disk.size_gib)
                     self.host.images.add(spec.disk.image.id)
             with self._at("prepare.seed", spec.id) as effective, self._change():
@@ -280,6 +281,25 @@ class FakeDriver(Driver):
         with self._at("reboot", spec.id):
             self.stop(spec.id, graceful_seconds=graceful_seconds)
             return self.start(spec, token=token)
+
+    def resize(self, spec: InstanceSpec, *, token: int) -> None:
+        with self._at("resize", spec.id):
+            self._refuse_foreign(spec.id)
+            disk = self.host.disks.get(spec.id)
+            if disk is None or not disk.whole:
+                raise Never("disk_missing", f"{spec.id} was not prepared")
+            if self._power(spec.id) in ("running", "paused"):
+                raise Never(
+                    "domain_running", f"{spec.id} is {self._power(spec.id)}; only a stopped instance is resized"
+                )
+            with self._at("resize.define", spec.id) as effective, self._change():
+                if effective:
+                    self.host.domains[spec.id] = _define(spec, token)
+            with self._at("resize.disk", spec.id) as effective, self._change():
+                if effective:
+                    if spec.disk.size_gib > disk.size_gib:
+                        self._refuse_over_full(spec.disk.size_gib - disk.size_gib)
+                    disk.size_gib = spec.disk.size_gib
 
     def remove(self, instance_id: str) -> None:
         with self._at("remove", instance_id):
@@ -383,9 +403,9 @@ class FakeDriver(Driver):
         if instance_id in self.host.foreign:
             raise Never("foreign_domain", f"domain {instance_id} on this host is not Cenote's")
 
-    def _refuse_over_full(self, spec: InstanceSpec) -> None:
+    def _refuse_over_full(self, more_gib: int) -> None:
         used = sum(disk.size_gib for disk in self.host.disks.values())
-        if used + spec.disk.size_gib > self._settings.disk_gib:
+        if used + more_gib > self._settings.disk_gib:
             raise RetryLater("storage_full", f"{used} of {self._settings.disk_gib} GiB used")
 
     def _inventory(self) -> HostInventory:

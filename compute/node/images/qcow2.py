@@ -6,6 +6,7 @@ tenant the host's own data. Only whole, self-contained images pass.
 
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 from dataclasses import dataclass
@@ -66,12 +67,50 @@ def create_overlay(base: Path, format: Literal["qcow2", "raw"], target: Path, *,
     `target` must not exist under this name for anybody else: a caller makes it under a temporary name and renames.
     Raises RetryLater("storage_full" | "disk_create_failed").
     """
-    command = ["prlimit", f"--as={QEMU_IMG_ADDRESS_SPACE}", "qemu-img", "create", "-q", "-f", "qcow2"]
-    command += ["-F", format, "-b", str(base), str(target), f"{size_gib}G"]
+    _qemu_img(
+        *("create", "-q", "-f", "qcow2", "-F", format, "-b", str(base), str(target), f"{size_gib}G"),
+        failure="disk_create_failed",
+    )
+
+
+def resize_overlay(path: Path, *, size_gib: int) -> None:
+    """Ensure that an overlay nobody has open is `size_gib` large.
+
+    It is cut back only where nothing was ever written beyond the new size; else it stays as it is.
+    Raises Never("image_corrupt"), RetryLater("storage_full" | "disk_resize_failed").
+    """
+    size, wanted = _virtual_size(path), size_gib * GIB
+    if size == wanted or (size > wanted and _written_beyond(path, wanted)):
+        return
+    shrink = ("--shrink",) if size > wanted else ()
+    _qemu_img("resize", "-q", "-f", "qcow2", *shrink, str(path), f"{size_gib}G", failure="disk_resize_failed")
+
+
+def _virtual_size(path: Path) -> int:
+    """Return how large the guest sees an overlay of ours, in bytes."""
+    with path.open("rb") as file:
+        start = file.read(_HEADER.size)
+    if len(start) < _HEADER.size or not start.startswith(_MAGIC):
+        raise Never("image_corrupt", f"{path} is not qcow2")
+    size: int = _HEADER.unpack(start)[5]
+    return size
+
+
+def _written_beyond(path: Path, offset: int) -> bool:
+    listing = _qemu_img(
+        *("map", "-f", "qcow2", "--output=json", f"--start-offset={offset}", str(path)), failure="disk_resize_failed"
+    )
+    return any(extent["data"] for extent in json.loads(listing))
+
+
+def _qemu_img(*arguments: str, failure: str) -> str:
+    """Run qemu-img within limits and return what it prints. Raises RetryLater("storage_full" | `failure`)."""
+    command = ["prlimit", f"--as={QEMU_IMG_ADDRESS_SPACE}", "qemu-img", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=QEMU_IMG_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise RetryLater("disk_create_failed", f"qemu-img took more than {QEMU_IMG_SECONDS:.0f} s")
+        raise RetryLater(failure, f"qemu-img took more than {QEMU_IMG_SECONDS:.0f} s")
     if done.returncode:
-        code = "storage_full" if "No space left" in done.stderr or "quota" in done.stderr else "disk_create_failed"
-        raise RetryLater(code, done.stderr.strip()[-500:])
+        full = "No space left" in done.stderr or "quota" in done.stderr
+        raise RetryLater("storage_full" if full else failure, done.stderr.strip()[-500:])
+    return done.stdout

@@ -14,6 +14,7 @@ from compute.services.hosts import disable_host, enable_host
 from compute.services.instances_create import create_instances
 from compute.services.instances_delete import delete_instance
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
+from compute.services.instances_resize import resize_instance
 from compute.services.keypairs import create_keypair, delete_keypair
 from compute.services.operations import cancel_operation
 from compute.services.tenants_move import move_tenant_with_guests
@@ -41,8 +42,9 @@ class Rules:
             (24, self.create),
             (20, self.delete),
             (4, self.start),
-            (4, self.stop),
+            (7, self.stop),
             (2, self.reboot),
+            (10, self.resize),
             (4, self.cancel),
             (4, self.tenant_create),
             (3, self.tenant_delete),
@@ -104,6 +106,16 @@ class Rules:
 
     def reboot(self) -> None:
         reboot_instance(actor=ACTOR, instance_id=self._instance().id, force=True)
+
+    def resize(self) -> None:
+        """A stopped guest more often than not: of the others the refusal is all there is to see."""
+        stopped = Instance.unscoped.filter(state="active", desired_power="stopped")
+        found = self._one(stopped) if stopped.exists() and self.dice.random() < 0.9 else self._instance()
+        resize_instance(
+            actor=ACTOR,
+            instance_id=found.id,
+            flavor=self._one(Flavor.objects.filter(disk_gib__gte=found.disk_gib).exclude(id=found.flavor_id)).name,
+        )
 
     def cancel(self) -> None:
         rows = Operation.objects.filter(state__in=["pending", "running"], target_type="instance")

@@ -65,6 +65,9 @@ class ContainerKind(GuestKind):
     def has_storage(self, paths: InstancePaths) -> bool:
         return paths.rootfs.is_dir()
 
+    def resize_storage(self, spec: InstanceSpec, paths: InstancePaths) -> None:
+        pass  # a tree in the storage's file system, without a size of its own
+
     def build(
         self,
         spec: InstanceSpec,

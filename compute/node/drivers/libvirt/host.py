@@ -144,6 +144,10 @@ class LibvirtDriver(Driver):
         self.stop(spec.id, graceful_seconds=graceful_seconds)
         return self.start(spec, token=token)
 
+    def resize(self, spec: InstanceSpec, *, token: int) -> None:
+        with _storage_errors():
+            self._kind_of(spec).resize(spec, token)
+
     def remove(self, instance_id: str) -> None:
         paths = instance_paths(self._settings, instance_id)
         with _storage_errors():

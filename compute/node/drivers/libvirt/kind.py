@@ -63,6 +63,10 @@ class GuestKind(abc.ABC):
         """Return whether `prepare_storage` came to its end."""
 
     @abc.abstractmethod
+    def resize_storage(self, spec: InstanceSpec, paths: InstancePaths) -> None:
+        """Bring the disk to the size that the spec says. The instance is not running."""
+
+    @abc.abstractmethod
     def build(
         self,
         spec: InstanceSpec,
@@ -149,6 +153,19 @@ class GuestKind(abc.ABC):
         self.tidy(seen.uuid)
         return power
 
+    def resize(self, spec: InstanceSpec, token: int) -> None:
+        """See Driver.resize."""
+        paths = instance_paths(self._settings, spec.id)
+        seen = self.find(spec.id)
+        if seen is not None and seen.power in ACTIVE:
+            raise Never("domain_running", f"domain {spec.id} is {seen.power}; only a stopped instance is resized")
+        if not self.has_storage(paths):
+            raise Never("disk_missing", f"{paths.shared} was not prepared")
+        # The definition first: what can still be refused comes before what is not simply written back.
+        with self._partitions.hold(spec.partition) as partition:
+            self._define(spec, token, seen, paths, partition)
+        self.resize_storage(spec, paths)
+
     def remove(self, seen: SeenDomain) -> None:
         """Ensure that domain, definition and the daemon's own files on it are gone."""
         if seen.power in ACTIVE:
@@ -174,17 +191,22 @@ class GuestKind(abc.ABC):
         for nic in spec.nics:
             # Again, since the host may have been rebooted: filters do not outlive that.
             self._network.ensure_port(nic)
+        with self._partitions.hold(spec.partition) as partition:
+            self._define(spec, token, seen, paths, partition)
+            self.hypervisor.create(spec.id)
+
+    def _define(
+        self, spec: InstanceSpec, token: int, seen: SeenDomain | None, paths: InstancePaths, partition: str | None
+    ) -> None:
         bridges = tuple(self._network.bridge_name(nic.network) for nic in spec.nics)
         name = seen.name if seen else None
-        with self._partitions.hold(spec.partition) as partition:
-            domain = self.build(spec, paths, token=token, name=name, bridges=bridges, partition=partition)
-            try:
-                self.hypervisor.define(to_text(domain))
-            except Never as error:
-                # Another thread or an earlier, lost call may have defined it under this UUID meanwhile: that is as well.
-                if error.code != "name_taken" or self.find(spec.id) is None:
-                    raise
-            self.hypervisor.create(spec.id)
+        domain = self.build(spec, paths, token=token, name=name, bridges=bridges, partition=partition)
+        try:
+            self.hypervisor.define(to_text(domain))
+        except Never as error:
+            # Another thread or an earlier, lost call may have defined it under this UUID meanwhile: that is as well.
+            if error.code != "name_taken" or self.find(spec.id) is None:
+                raise
 
     def _stop_gracefully(self, uuid: str, seconds: float) -> PowerState:
         deadline = time.monotonic() + seconds

@@ -23,7 +23,7 @@ from compute.node.drivers.libvirt.xml_vm import HOST_PROCESSOR, Machine, build_v
 from compute.node.drivers.network import PortManager
 from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import InstancePaths, image_paths
-from compute.node.images.qcow2 import create_overlay
+from compute.node.images.qcow2 import create_overlay, resize_overlay
 from compute.node.images.seed import write_seed_iso
 from compute.node.images.store import ImageStore
 from compute.wire import InstanceSpec, Kind
@@ -156,6 +156,9 @@ class VmKind(GuestKind):
 
     def has_storage(self, paths: InstancePaths) -> bool:
         return paths.seed.is_file() and paths.disk.is_file()
+
+    def resize_storage(self, spec: InstanceSpec, paths: InstancePaths) -> None:
+        resize_overlay(paths.disk, size_gib=spec.disk.size_gib)
 
     def build(
         self,
