@@ -20,20 +20,29 @@ def main() -> int:
     parser.add_argument("--for-reboot", action="store_true", help="stay enabled in systemd: the machine is going down")
     options = parser.parse_args()
     place = Place.here()
-    progress = Progress(3 if options.purge else 2)
+    for_good = service.has_systemd() and not options.for_reboot
+    progress = Progress(2 + for_good + options.purge)
     try:
-        with only_one(place):
-            _take_down(place, progress, purge=options.purge, for_reboot=options.for_reboot)
+        if for_good:
+            service.disable(service.cloud_name(place))
+        # A machine that goes down ends whoever has the lock: that is worth waiting for.
+        with only_one(place, patience=60.0 if options.for_reboot else 0.0):
+            _take_down(place, progress, purge=options.purge)
+        if for_good:
+            # Without the lock: the unit's own `deploy/down` takes it, and finds nothing left to do.
+            with progress.step("systemd's units"):
+                service.remove(place)
+        if options.purge:
+            with only_one(place), progress.step("Data"):
+                _purge(place)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _take_down(place: Place, progress: Progress, *, purge: bool, for_reboot: bool) -> None:
+def _take_down(place: Place, progress: Progress, *, purge: bool) -> None:
     supervisor = Supervisor(place)
-    if service.has_systemd() and not for_reboot:
-        service.disable(service.cloud_unit(place)[0])
     with progress.step("Lab hosts and their guests"):
         if supervisor.running() and not purge:
             left = lab.shut_down_guests(supervisor, [host for host in lab.hosts(place) if host.exists()])
@@ -45,9 +54,6 @@ def _take_down(place: Place, progress: Progress, *, purge: bool, for_reboot: boo
         namespaces.unmake_switch(place)
     with progress.step("Control plane"):
         supervisor.shutdown()
-    if purge:
-        with progress.step("Data"):
-            _purge(place)
 
 
 def _purge(place: Place) -> None:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.steps import orphans
+from deploy.steps import orphans, service
 from deploy.steps.files import write
 from deploy.steps.place import REPO, Place
 from deploy.steps.progress import SetupError, run
@@ -101,12 +101,15 @@ files={self._parts}/*.conf
         if not self.running():
             # Whatever a killed supervisor has left would keep sockets, ports and locks from those that come now.
             orphans.end(self._place)
-            run(
-                self._place.venv / "bin" / "supervisord",
-                "-c",
-                self._conf,
-                env={"PATH": os.environ["PATH"], "HOME": "/root"},
-            )
+            if service.has_systemd():
+                service.start_supervisor(self._place)
+            else:
+                run(
+                    self._place.venv / "bin" / "supervisord",
+                    "-c",
+                    self._conf,
+                    env={"PATH": os.environ["PATH"], "HOME": "/root"},
+                )
             deadline = time.monotonic() + 20
             while not self.running():
                 if time.monotonic() > deadline:

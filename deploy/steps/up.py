@@ -56,15 +56,22 @@ def main() -> int:
             place.make()
             if options.listen is not None:
                 control.set_door(place, options.listen, options.known_as)
-            _bring_up(place, options.hosts, guests=not options.no_guests)
+            progress = Progress(9 + service.has_systemd())
+            secrets = _bring_up(place, progress, options.hosts, guests=not options.no_guests)
+        if service.has_systemd():
+            # Without the lock: the unit runs this command once more, as at the next boot, and finds all of it done.
+            with progress.step("systemd's units"):
+                service.enable(service.cloud_name(place), service.cloud_unit(place))
+                service.start(service.cloud_name(place))
     except SetupError as error:
         print(f"\n{error}\nNothing is lost: mend what is said above and run deploy/up again.", file=sys.stderr)
         return 1
+    _tell(place, secrets)
     return 0
 
 
-def _bring_up(place: Place, count: int | None, *, guests: bool) -> None:
-    progress = Progress(9)
+def _bring_up(place: Place, progress: Progress, count: int | None, *, guests: bool) -> dict[str, str]:
+    """Return the demo's secrets."""
     supervisor = Supervisor(place)
     with progress.step("Secrets"):
         values = control.make_secrets(place)
@@ -109,9 +116,7 @@ def _bring_up(place: Place, count: int | None, *, guests: bool) -> None:
         demo.write_demo_env(place, secrets, key)
         if guests:
             demo.first_guests(place, tenant)
-    if service.has_systemd():
-        service.enable(*service.cloud_unit(place))
-    _tell(place, secrets)
+    return secrets
 
 
 def _code() -> str:
@@ -131,13 +136,14 @@ def _code_changed(place: Place) -> bool:
 
 def _tell(place: Place, secrets: dict[str, str]) -> None:
     demo_env = place.state / "demo.env"
+    unit = f"\n    service   systemctl status {service.cloud_name(place)}" if service.has_systemd() else ""
     print(
         f"""
 Cenote is up at {place.url}
 
     tenant    user demo      password {secrets["demo_password"]}
     viewer    user viewer    password {secrets["viewer_password"]}
-    operator  user operator  password {secrets["operator_password"]}   (console at {place.url}/console/)
+    operator  user operator  password {secrets["operator_password"]}   (console at {place.url}/console/){unit}
 
 Three things to try:
     . {demo_env}

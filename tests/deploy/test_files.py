@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography import x509
@@ -92,6 +93,21 @@ def test_two_commands_at_once_are_refused(place):
         pass
 
 
+def test_who_has_patience_gets_the_lock_once_it_is_free(place):
+    with only_one(place), pytest.raises(SetupError, match="wait"), only_one(place, patience=0.3):
+        pass
+    with ThreadPoolExecutor(1) as others:
+        with only_one(place):
+            second = others.submit(take, place)
+            assert not second.done()
+        assert second.result(timeout=10)
+
+
+def take(place: Place) -> bool:
+    with only_one(place, patience=10):
+        return True
+
+
 def test_a_percent_sign_in_a_secret_reaches_the_program(place):
     section = Program("x", "run --a=%s", {"SECRET": "a%b"}).section(place.log)
     assert 'SECRET="a%%b"' in section
@@ -99,10 +115,11 @@ def test_a_percent_sign_in_a_secret_reaches_the_program(place):
 
 
 def test_units_name_this_cloud_and_leave_nothing_to_fill_in(place):
-    name, text = service.cloud_unit(place)
-    assert place.cloud_id in name
+    text = service.cloud_unit(place)
+    assert place.cloud_id in service.cloud_name(place)
     assert str(place.state) in text
-    for unit in (text, service.node_unit()[1]):
+    assert service.supervisor_name(place) in text
+    for unit in (text, service.supervisor_unit(place), service.node_unit()[1]):
         assert "@" not in unit
 
 
