@@ -18,6 +18,13 @@ def test_groups_of_a_host_go_in_every_controller_and_others_stay(tmp_path: Path)
         assert (top / kept).is_dir()
 
 
+def test_group_of_a_containers_process_limit_goes_with_its_host(tmp_path: Path) -> None:
+    limit = tmp_path / "pids" / "machine" / "cenoteaa.partition" / "an-instance"
+    limit.mkdir(parents=True)
+    drop_groups("cenoteaa", tmp_path)
+    assert not limit.parent.exists()
+
+
 def test_group_with_something_in_it_stays(tmp_path: Path) -> None:
     inside = tmp_path / "cpu" / "machine" / "cenoteaa.partition" / "tenant.partition"
     inside.mkdir(parents=True)

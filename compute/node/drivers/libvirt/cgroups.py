@@ -44,11 +44,13 @@ _PROBE: Final = "cenote-probe"
 
 @dataclass(frozen=True, slots=True)
 class Cgroups:
-    """The control groups of this host: version (0 when there are none) and what they can limit."""
+    """The control groups of this host: version (0 when there are none), what they can limit, and the name of those that
+    are the host's own: lab hosts see one tree."""
 
     version: int
     features: frozenset[Feature]
     root: Path = ROOT
+    base: str = "cenote"
 
     @property
     def missing(self) -> tuple[Feature, ...]:
@@ -64,14 +66,14 @@ class Cgroups:
         return min(max(round(shares * NORMAL_WEIGHT / NORMAL_SHARES), least), most)
 
 
-def detect(root: Path = ROOT) -> Cgroups:
+def detect(root: Path = ROOT, *, base: str = "cenote") -> Cgroups:
     """Look at what is mounted. Version 1 files are looked for in a group made for it: the top group lacks some."""
     if (root / "cgroup.controllers").is_file():
         controllers = (root / "cgroup.controllers").read_text().split()
         found = {feature for feature, controller in _V2_CONTROLLERS.items() if controller in controllers}
         if "io_weight" in found and not _v2_has_io_weight(root):
             found.discard("io_weight")
-        return Cgroups(2, frozenset(found), root)
+        return Cgroups(2, frozenset(found), root, base)
     features: set[Feature] = set()
     version = 0
     for feature, candidates in _V1_FILES.items():
@@ -87,7 +89,7 @@ def detect(root: Path = ROOT) -> Cgroups:
                 features.add(feature)
             with contextlib.suppress(OSError):
                 (controller / probe).rmdir()
-    return Cgroups(version, frozenset(features), root)
+    return Cgroups(version, frozenset(features), root, base)
 
 
 def limit_processes(cgroups: Cgroups, *, instance_id: str, controller_pid: int, limit: int) -> bool:
@@ -143,7 +145,8 @@ def forget_processes(cgroups: Cgroups, instance_id: str) -> None:
 
 
 def _pids_group(cgroups: Cgroups, instance_id: str) -> Path:
-    return cgroups.root / "pids" / "cenote" / instance_id
+    # Beside the partitions of the host's tenants, so that it goes with them when the host does.
+    return cgroups.root / "pids" / "machine" / f"{cgroups.base}.partition" / instance_id
 
 
 def _limit_v2(cgroups: Cgroups, pid: int, limit: int) -> bool:

@@ -41,7 +41,7 @@ class LibvirtDriver(Driver):
     def __init__(self, settings: DriverSettings, network: PortManager) -> None:
         self._settings = settings
         self._network = network
-        self._cgroups = control_groups.detect()
+        self._cgroups = control_groups.detect(base=settings.partition)
         settings.local_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._store = store = ImageStore(settings)
         self._partitions = Partitions(self._cgroups, base=settings.partition, file=settings.local_dir / "shares.json")
