@@ -20,7 +20,11 @@ CONNECT = ("virsh", "--quiet", "--connect", "lxc:///system")
 
 
 class HostError(Exception):
-    """A program inside the host ended with an error."""
+    """A program inside the host ended with an error. `returncode`: which."""
+
+    def __init__(self, message: str, returncode: int) -> None:
+        super().__init__(message)
+        self.returncode = returncode
 
 
 class LxcHost:
@@ -61,7 +65,8 @@ class LxcHost:
         words = ["nsenter", "--target", children[0], "--mount", "--net", "--uts", "--pid", "--", *command]
         done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=timeout)
         if done.returncode:
-            raise HostError(f"{command}: {done.stderr.strip() or done.stdout.strip() or done.returncode}")
+            said = done.stderr.strip() or done.stdout.strip() or done.returncode
+            raise HostError(f"{command}: {said}", done.returncode)
         return done.stdout.strip()
 
     def virsh(self, *arguments: str | Path) -> str:

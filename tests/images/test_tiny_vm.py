@@ -51,9 +51,10 @@ def test_boots_in_seconds_and_takes_its_seed(vm_image: Path, tmp_path: Path, key
     seed = write_iso(tmp_path / "seed.iso", meta_data("i-1", "ignored-for-user-data", key), CLOUD_CONFIG)
     with Vm(vm_image, tmp_path, seed, key, machine=machine) as vm:
         seconds = vm.wait_for_sshd()
-        print(f"sshd answered after {seconds:.1f} s on {machine}")
-        # Alone on a machine it takes 4 to 6 s; the bound leaves room for tests that run beside this one.
-        assert seconds < 20
+        queued = vm.seconds_in_queue()
+        print(f"sshd answered after {seconds:.1f} s on {machine}, {queued:.1f} s of them in line for a processor")
+        # Alone on a machine it takes 4 to 6 s.
+        assert seconds - queued < 20
         vm.wait_for_console("cenote: ready: web-1")
         vm.wait_for_console("runcmd ended with status 0")
         assert vm.ssh("hostname", user="cenote") == "web-1"
@@ -76,12 +77,12 @@ def test_files_and_identity_outlive_reboot_and_power_cut(vm_image: Path, tmp_pat
     with Vm(vm_image, tmp_path, seed, key) as vm:
         vm.wait_for_sshd()
         vm.wait_for_console("runcmd ended with status 0")
+        vm.wait_for_console("cenote: ready: keeper")
         host_key = vm.ssh("md5sum </etc/dropbear/ed25519")
         vm.ssh("echo kept >/root/kept")
-        vm.ssh("reboot")
+        vm.ssh_last("reboot")
         vm.wait_for_console("cenote: stopping for reboot")
-        vm.console.write_text("")
-        vm.wait_for_console("cenote: ready: keeper")
+        vm.wait_for_console("cenote: ready: keeper", times=2)
         assert vm.ssh("cat /root/kept /root/runs") == "kept\nonce"
         vm.ssh("echo synced >/root/synced; sync")
     with Vm(vm_image, tmp_path, seed, key) as vm:  # its power was cut on leaving
@@ -119,7 +120,7 @@ def test_power_button_and_guest_agent_stop_it(vm_image: Path, tmp_path: Path, ke
         vm.wait_for_console("cenote: ready")
         vm.ssh("echo unsynced >/root/late")
         vm.qmp("system_powerdown")
-        seconds = vm.wait_for_end(timeout=20)
+        seconds = vm.wait_for_end(timeout=60)
         print(f"powered off {seconds:.1f} s after the power button")
         assert vm.process is not None
         assert vm.process.returncode == 0
@@ -129,8 +130,8 @@ def test_power_button_and_guest_agent_stop_it(vm_image: Path, tmp_path: Path, ke
         addresses = json.dumps(vm.agent("guest-network-get-interfaces"))
         assert "10.0.2.15" in addresses
         vm.agent("guest-ping")
-        vm.ssh("poweroff", user="root")
-        vm.wait_for_end(timeout=20)
+        vm.ssh_last("poweroff")
+        vm.wait_for_end(timeout=60)
 
 
 def test_it_starts_without_a_seed_and_lets_nobody_in(vm_image: Path, tmp_path: Path, key: Path) -> None:

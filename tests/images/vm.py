@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -94,9 +95,21 @@ class Vm:
             time.sleep(0.05)
         raise AssertionError(f"no sshd within {timeout} s; the console says:\n{self.console_text()}")
 
-    def wait_for_console(self, text: str, timeout: float = 60) -> None:
+    def seconds_in_queue(self) -> float:
+        """Return how long the guest's processor, QEMU's busiest thread, has stood in line for one of this machine's: other
+        work's share of a guest's slowness."""
+        assert self.process
+        ran_and_waited = [(0, 0)]
+        for file in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # the thread has ended meanwhile
+                ran, waited, _ = file.read_text().split()
+                ran_and_waited.append((int(ran), int(waited)))
+        return max(ran_and_waited)[1] / 1e9
+
+    def wait_for_console(self, text: str, timeout: float = 60, *, times: int = 1) -> None:
+        """Wait until the console has said `text`, so many times since power-on."""
         deadline = time.monotonic() + timeout
-        while text not in self.console_text():
+        while self.console_text().count(text) < times:
             assert time.monotonic() < deadline, f"{text!r} did not come; the console says:\n{self.console_text()}"
             time.sleep(0.1)
 
@@ -114,6 +127,14 @@ class Vm:
         """Run `command` in the guest and return what it wrote. Raises CalledProcessError when it fails."""
         words = ssh_command(self.key, "127.0.0.1", self.port, user, command)
         return subprocess.run(words, check=True, capture_output=True, text=True, timeout=timeout).stdout.strip()
+
+    def ssh_last(self, command: str) -> None:
+        """Run what ends the guest. 255 is ssh's word for a connection that ended first: what came of it, the caller sees."""
+        try:
+            self.ssh(command)
+        except subprocess.CalledProcessError as error:
+            if error.returncode != 255:
+                raise
 
     def qmp(self, command: str) -> None:
         with socket.socket(socket.AF_UNIX) as connection:
