@@ -210,9 +210,11 @@ LOGGING = {
 
 # Engine and host timings, in seconds. Leases and deadlines are counted on the database's clock.
 OPERATION_DEADLINE_SECONDS = env.int("CENOTE_OPERATION_DEADLINE_SECONDS", default=900)
-HOST_CALL_LEASE_SECONDS = 20
-HOST_SUSPECT_SECONDS = 20
-HOST_DOWN_SECONDS = 45
+# A host that is silent for four heartbeats is suspect and its calls are anybody's again, for nine: down.
+HEARTBEAT_SECONDS = min(max(env.int("CENOTE_HEARTBEAT_SECONDS", default=5), 1), 60)
+HOST_CALL_LEASE_SECONDS = 4 * HEARTBEAT_SECONDS
+HOST_SUSPECT_SECONDS = 4 * HEARTBEAT_SECONDS
+HOST_DOWN_SECONDS = 9 * HEARTBEAT_SECONDS
 SWEEP_SECONDS = 5
 # How often all invariants are checked for the console.
 BOOKS_SECONDS = 300

@@ -52,6 +52,9 @@ class Instance(TenantOwned):
             GinIndex(
                 OpClass(F("name"), name="gin_trgm_ops"), condition=~Q(state="deleted"), name="instance_live_name_part"
             ),
+            models.Index(
+                fields=["host"], condition=Q(state="active", desired_power="stopped"), name="instance_wished_stopped"
+            ),
             models.Index(fields=["host"], condition=~Q(state="deleted"), name="instance_host_live"),
             models.Index(
                 fields=["state"], condition=Q(state__in=["building", "deleting", "error"]), name="instance_unsettled"

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models.functions import Greatest
 
 from compute import states
 from compute.models import Domain, Flavor, Host, Instance, Operation, Port
@@ -39,7 +40,7 @@ def instance_rows(*, visible: Scope) -> QuerySet[Instance]:
         .prefetch_related(Prefetch("ports", queryset=Port.unscoped.select_related("network")))
         .annotate(
             power=Subquery(here.values("power")[:1]),
-            power_observed_at=Subquery(here.values("observed_at")[:1]),
+            power_observed_at=Subquery(here.values(at=Greatest("observed_at", "host__observed_at"))[:1]),
             open_operation_id=Subquery(open_now.values("id")[:1]),
             open_operation_kind=Subquery(open_now.values("kind")[:1]),
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
 from django.db.models.functions import Now
 
 from compute import outbox
@@ -26,6 +26,9 @@ from tenants.errors import TokenInvalid
 
 FETCH_LIMIT = 16
 OWED_PAUSE_SECONDS = 10
+# A row of which there is no news is written again after that long, for its CPU seconds. When a host was last heard of its
+# domains stands on the host.
+DOMAIN_WRITTEN_SECONDS = 300
 
 
 def token_hash(token: str) -> str:
@@ -119,25 +122,31 @@ def heartbeat(*, host: Host, report: HostReport) -> HeartbeatAnswer:
 
     A report without domains (`None`) says that the host lives and that nothing may be concluded about its guests.
     """
-    now_expected = Q(state="taken", host=host, id__in=_uuids(report.calls_in_hand))
+    in_hand = _uuids(report.calls_in_hand)
     with transaction.atomic():
         locked = Host.objects.select_for_update(of=("self",)).select_related("pool").get(id=host.id)
         _note_alive(locked, report)
         if report.inventory is not None:
             apply_inventory(host=locked, reported=report.inventory)
-    HostCall.objects.filter(now_expected).update(
-        lease_until=Now() + timedelta(seconds=settings.HOST_CALL_LEASE_SECONDS)
-    )
+    if in_hand:
+        HostCall.objects.filter(state="taken", host=host, id__in=in_hand).update(
+            lease_until=Now() + timedelta(seconds=settings.HOST_CALL_LEASE_SECONDS)
+        )
     if report.domains is not None:
         _note_domains(locked, report.domains, report.disks)
-    dead = HostCall.objects.filter(host=host, state="superseded", id__in=_uuids(report.calls_in_hand))
     tenants = tenants_on(locked)
     if report.partitions is not None:
         note_partitions(host=locked, boot_id=report.boot_id[:64], reports=report.partitions, tenants=tenants)
     return HeartbeatAnswer(
-        cancel=tuple(str(call_id) for call_id in dead.values_list("id", flat=True)),
+        cancel=_superseded(host, in_hand) if in_hand else (),
+        heartbeat_seconds=settings.HEARTBEAT_SECONDS,
         shares=shares_of_host(host=locked, tenants=tenants),
     )
+
+
+def _superseded(host: Host, in_hand: Sequence[uuid.UUID]) -> tuple[str, ...]:
+    dead = HostCall.objects.filter(host=host, state="superseded", id__in=in_hand)
+    return tuple(str(call_id) for call_id in dead.values_list("id", flat=True))
 
 
 def _uuids(texts: Sequence[str]) -> list[uuid.UUID]:
@@ -172,12 +181,28 @@ def _skew_seconds(clock: str) -> float | None:
         return None
 
 
-def _store_seen(host: Host, seen: Mapping[uuid.UUID, DomainReport], current: Mapping[uuid.UUID, Domain]) -> None:
-    """Write all domains of one listing in one statement, however many the host carries."""
+def _news(seen: Mapping[uuid.UUID, DomainReport], known: Mapping[uuid.UUID, Domain]) -> dict[uuid.UUID, DomainReport]:
+    """Return what a listing says that the rows do not: a quiet host's heartbeat writes none of them."""
+    return {
+        instance_id: report
+        for instance_id, report in seen.items()
+        if (row := known.get(instance_id)) is None
+        or row.misses
+        or (row.power, row.token) != (report.power, report.token)
+        or row.is_old  # type: ignore[attr-defined]  # annotated below
+    }
+
+
+def _domains(host: Host) -> QuerySet[Domain]:
+    old = Q(observed_at__lt=Now() - timedelta(seconds=DOMAIN_WRITTEN_SECONDS))
+    return Domain.objects.filter(host=host).annotate(is_old=ExpressionWrapper(old, output_field=BooleanField()))
+
+
+def _write_news(host: Host, news: Mapping[uuid.UUID, DomainReport], known: Mapping[uuid.UUID, Domain]) -> None:
+    """Write the news of one listing in one statement, however many the host carries."""
     rows = []
-    for instance_id, report in seen.items():
-        known = current.get(instance_id)
-        same = known is not None and known.power == report.power
+    for instance_id, report in news.items():
+        row = known.get(instance_id)
         rows.append(
             Domain(
                 instance_id=instance_id,
@@ -186,7 +211,7 @@ def _store_seen(host: Host, seen: Mapping[uuid.UUID, DomainReport], current: Map
                 token=report.token,
                 cpu_seconds=report.cpu_seconds,
                 misses=0,
-                since=known.since if known is not None and same else Now(),
+                since=row.since if row is not None and row.power == report.power else Now(),
                 observed_at=Now(),
             )
         )
@@ -196,6 +221,12 @@ def _store_seen(host: Host, seen: Mapping[uuid.UUID, DomainReport], current: Map
         unique_fields=["instance", "host"],
         update_fields=["power", "token", "cpu_seconds", "misses", "since", "observed_at"],
     )
+
+
+def _count_missing(missing: QuerySet[Domain]) -> None:
+    # Second listing in a row without it, both successful: only now is it gone.
+    missing.filter(misses__gte=1).exclude(power="absent").update(power="absent", since=Now())
+    missing.filter(misses__lt=1000).update(misses=F("misses") + 1, observed_at=Now())
 
 
 def _note_domains(host: Host, reports: Sequence[DomainReport], disks: Sequence[str] | None) -> None:
@@ -212,12 +243,14 @@ def _note_domains(host: Host, reports: Sequence[DomainReport], disks: Sequence[s
             for report in reports
             if report.instance_id is not None and report.instance_id not in ours
         ]
-        current = {row.instance_id: row for row in Domain.objects.filter(host=host).select_for_update()}
-        _store_seen(host, seen, current)
-        missing = Domain.objects.filter(host=host).exclude(instance_id__in=seen)
-        # Second listing in a row without it, both successful: only now is it gone.
-        missing.filter(misses__gte=1).exclude(power="absent").update(power="absent", since=Now())
-        missing.filter(misses__lt=1000).update(misses=F("misses") + 1, observed_at=Now())
+        known = {row.instance_id: row for row in _domains(host)}
+        missing = known.keys() - seen.keys()
+        if news := _news(seen, known):
+            # Looked at again under their locks: the end of a step may have told of them meanwhile.
+            known = {row.instance_id: row for row in _domains(host).filter(instance__in=news).select_for_update()}
+            _write_news(host, {instance_id: seen[instance_id] for instance_id in news}, known)
+        if missing:
+            _count_missing(Domain.objects.filter(host=host).exclude(instance_id__in=seen))
         changes = {"observed_at": Now(), "strays": strays}
         if disks is not None:
             live = {

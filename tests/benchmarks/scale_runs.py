@@ -26,7 +26,7 @@ from compute.reconcilers import hosts, instances, operations, promises
 from compute.selectors.invariants import run_checks
 from compute.services import nodes
 from compute.services.grants import Terms, create_grant
-from compute.wire import DomainReport, HeartbeatAnswer, HostReport
+from compute.wire import DomainReport, HostReport
 from tenants.models import Tenant, User
 from tests.benchmarks.large_cloud import ACTOR, LargeCloud, fill_cloud
 from tests.benchmarks.placement_runs import web
@@ -321,7 +321,7 @@ def _beats(host_count: int, table: Table, rounds: int = 200) -> None:
     queries = len(captured)
     guests = statistics.mean(len(report.domains or ()) for _, report in reports)
     each = statistics.mean(seconds)
-    every = HeartbeatAnswer().heartbeat_seconds
+    every = settings.HEARTBEAT_SECONDS
     more = (
         f"{statistics.median(seconds) * 1000:8.1f}{sorted(seconds)[int(len(seconds) * 0.95)] * 1000:8.1f} ms, "
         f"own CPU {own * 1000:.1f} ms, {queries} queries, {guests:.0f} guests; {host_count} hosts every {every} s keep "
