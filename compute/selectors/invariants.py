@@ -297,7 +297,9 @@ CHECKS: tuple[Check, ...] = (
         SELECT format('%%s %%s: usage ended at %%s and went on at %%s', consumer_type, consumer_id, before_ended, held_from) FROM (
             SELECT consumer_type, consumer_id, held_from, billed_from,
                    lag(ended_at) OVER w AS before_ended, lag(billed_from) OVER w AS before_billed
-            FROM tenants_usagesegment WINDOW w AS (PARTITION BY consumer_id ORDER BY held_from, ended_at)
+            -- Several within one second have no length and one time; what is billed came after what was not.
+            FROM tenants_usagesegment
+            WINDOW w AS (PARTITION BY consumer_id ORDER BY held_from, ended_at, billed_from NULLS FIRST)
         ) s
         WHERE before_ended <> held_from OR (before_billed IS NOT NULL AND billed_from IS DISTINCT FROM held_from)
         """,

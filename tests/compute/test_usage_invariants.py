@@ -91,6 +91,17 @@ def test_a_false_ledger_is_found(instance: Instance, tamper: Callable[[], None],
     assert violated() == titles
 
 
+def test_changes_within_one_second_are_no_gap_in_whatever_order_their_rows_lie(instance: Instance) -> None:
+    row = UsageSegment.unscoped.get()
+    at = row.held_from
+    for billed_from in (at, None, at, None):
+        row.id, row.billed_from, row.ended_at = uuid.uuid4(), billed_from, at
+        row.save(force_insert=True)
+    UsageSegment.unscoped.filter(ended_at=None).update(billed_from=at)
+    Instance.unscoped.update(state="active")
+    assert GAP not in violated()
+
+
 def test_usage_without_an_allocation_is_found(instance: Instance) -> None:
     Allocation.objects.all().delete()
     assert SIZE in violated()
