@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from compute.models import Host
 from compute.scheduler.model import NOT_SAID, HostState, Inventory, Resources
+from tenants import prepared
 
 
 def host_inventory(host: Host) -> Inventory:
@@ -65,6 +67,12 @@ def host_from_row(row: Sequence[Any]) -> HostState:
         storages=said.storages,
         images=said.images,
     )
+
+
+def load_host(host_id: uuid.UUID) -> HostState:
+    """Return the scheduler's view of one host, as it is now and without a lock."""
+    sql = " ".join(("SELECT", HOST_COLUMNS, "FROM", HOST_TABLES, "WHERE h.id = %s"))
+    return host_from_row(prepared.run(sql, [host_id])[0])
 
 
 @dataclass(frozen=True, slots=True)

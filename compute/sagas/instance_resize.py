@@ -24,6 +24,7 @@ def _order(context: Context, wanted: dict[str, Any]) -> HostOrder:
     instance = load_instance(context.target_id)
     assert instance.host_id is not None
     # In memory alone: the row holds the larger of both sizes until the end.
+    instance.flavor = Flavor.objects.get(id=uuid.UUID(wanted["flavor"]))
     instance.vcpus, instance.memory_mib, instance.disk_gib = wanted["vcpus"], wanted["memory_mib"], wanted["disk_gib"]
     return HostOrder(
         host_id=instance.host_id,

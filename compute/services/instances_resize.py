@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from django.db import transaction
 
@@ -13,10 +13,15 @@ from compute import outbox
 from compute.errors import InvalidState, NoValidHost
 from compute.models import Domain, Flavor, Instance, Operation
 from compute.placement import limits
+from compute.placement.loader import load_host
 from compute.placement.resize import RoomRefused, amounts_of, grow, larger_of, refusal_of, size_of
+from compute.scheduler.filters import FILTERS
+from compute.scheduler.model import Request, Resources
 from compute.selectors import lookup
 from compute.selectors.prices import hourly_prices
+from compute.services.instances_wanted import cpu_models_of
 from compute.services.locking import lock_instance
+from compute.wire import Kind
 from tenants.errors import InvalidInput, NotFound, QuotaExceeded
 from tenants.models import Tenant
 from tenants.services import audit
@@ -94,6 +99,9 @@ def resize_instance(
             before={"flavor": before.name},
             after={"flavor": wanted.name},
         )
+        unfit = _processor_sentences(instance, wanted)
+        if unfit:
+            raise NoValidHost(f"{instance.name} cannot be resized on its host. " + " ".join(unfit), reasons=unfit)
         held = larger_of(size_of(instance), after)
         try:
             # The flavor is the new one from now on where the new size is held and nothing else.
@@ -122,11 +130,14 @@ def plan_resize(*, actor: Actor, instance_id: uuid.UUID, flavor: str) -> ResizeP
         _check_stopped(instance)
     except InvalidState as error:
         refusals.append((error.code, [error.detail]))
+    unfit = _processor_sentences(instance, wanted)
+    if unfit:
+        refusals.append((NoValidHost.code, unfit))
     held = larger_of(size_of(instance), size_of(wanted))
     amounts = amounts_of(held - size_of(instance))
     if instance.host is not None and any(amounts.values()):
         refusal = refusal_of(instance=instance, size=held)
-        if refusal is not None:
+        if refusal is not None and not unfit:
             refusals.append((NoValidHost.code, _room_sentences(refusal)))
     tenant: Tenant = instance.tenant
     lines = [line for line in forecast_charge(tenant=tenant, amounts=amounts) if line.asked]
@@ -178,6 +189,21 @@ def _check_stopped(instance: Instance) -> None:
             state=power or "unknown",
             allowed=["stopped"],
         )
+
+
+def _processor_sentences(instance: Instance, flavor: Flavor) -> list[str]:
+    """Say what the flavor asks of processors that the instance's host has not. Whether it has room is the claim's to say."""
+    if instance.host_id is None:
+        return []
+    host = load_host(instance.host_id)
+    request = Request(
+        kind=cast(Kind, instance.kind),
+        resources=Resources(0, 0, 0),
+        cpu_models=cpu_models_of(flavor),
+        cpu_flags=frozenset(flavor.cpu_flags),
+    )
+    asked = [item for item in FILTERS if item.name in ("cpu_model", "cpu_flags")]
+    return [f"Its host {item.seen(host, request)}." for item in asked if item.refuses(host, request)]
 
 
 def _room_sentences(refusal: RoomRefused) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from compute.errors import InvalidState, NoValidHost, OperationInProgress
-from compute.models import Allocation, Host, Instance
+from compute.models import Allocation, Flavor, Host, HostCall, Instance
 from compute.node.drivers.faults import Fault
 from compute.sagas.engine import take_turn
 from compute.selectors.invariants import check_all
@@ -176,6 +176,28 @@ def test_host_without_room_refuses_with_numbers_and_nothing_is_taken(cloud: Clou
     with pytest.raises(NoValidHost, match="takes nothing new"):
         resize_instance(actor=cloud.actor, instance_id=instance.id, flavor="large")
     assert _books(cloud) == {SMALL}
+
+
+def test_flavor_that_asks_for_a_processor_which_the_host_has_not_is_refused(cloud: Cloud) -> None:
+    fast, wide, less = make_flavor("fast", vcpus=2), make_flavor("wide", vcpus=2), make_flavor("less", memory_mib=64)
+    Flavor.objects.filter(id=fast.id).update(kind="vm", cpu_model="EPYC")
+    Flavor.objects.filter(id=wide.id).update(kind="vm", cpu_flags=["avx2"])
+    Flavor.objects.filter(id=less.id).update(kind="vm", cpu_flags=["avx2"])
+    instance = cloud.create_stopped()
+    for flavor, word in (("fast", "EPYC"), ("wide", "avx2"), ("less", "avx2")):
+        with pytest.raises(NoValidHost, match=word):
+            resize_instance(actor=cloud.actor, instance_id=instance.id, flavor=flavor)
+        plan = plan_resize(actor=cloud.actor, instance_id=instance.id, flavor=flavor)
+        assert plan.refused_by == ["no_valid_host"]
+        assert word in plan.reasons[0]
+    assert _books(cloud) == {SMALL}
+    facts = Host.objects.values_list("facts", flat=True).get(id=cloud.host.id)
+    Host.objects.filter(id=cloud.host.id).update(facts={**facts, "cpu_models": ["EPYC"], "cpu_flags": ["avx2"]})
+    _, operation = resize_instance(actor=cloud.actor, instance_id=instance.id, flavor="less")
+    take_turn(operation.id)
+    ordered = HostCall.objects.get(operation=operation).arguments["spec"]
+    assert (ordered["cpu_flags"], ordered["memory_mib"]) == (["avx2"], 64), "the host gets the new flavor, whole"
+    assert run_to_end(operation.id, cloud.node).state == "succeeded"
 
 
 def test_shrinking_needs_nothing_of_the_host_but_its_work(cloud: Cloud) -> None:
