@@ -10,7 +10,7 @@ from django.db import transaction
 
 from compute import outbox
 from compute.errors import NoAddressLeft, NoValidHost
-from compute.models import Instance, Operation
+from compute.models import Instance, Operation, Port
 from compute.placement import limits
 from compute.placement.place import Refused, place
 from compute.scheduler.model import Policy, Ranking, Request
@@ -30,10 +30,11 @@ from tenants.services.access import Actor, authorize
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """What a create leaves, in the order of the names."""
+    """What a create leaves, in the order of the names; `ports` by instance."""
 
     instances: list[Instance]
     operations: list[Operation]
+    ports: dict[uuid.UUID, Port]
 
 
 class _RefusedByPlacement(Exception):
@@ -166,7 +167,7 @@ def _create(
             )
         metering.hold(tenant=tenant, usage=wanted.usage(), consumers=named)
         prepared.insert([decision])
-        take_ports(tenant_id=tenant.id, instance_ids=ids, network=wanted.network)
+        ports = take_ports(tenant_id=tenant.id, instance_ids=ids, network=wanted.network)
     # Last: the root tenant's row is shared by all of its tree and stays locked until the commit that follows.
     amounts = wanted.amounts(len(names))
     with prepared.together():
@@ -176,4 +177,4 @@ def _create(
         )
         for judge in charged:
             judge()
-    return Created(instances=instances, operations=operations)
+    return Created(instances=instances, operations=operations, ports=ports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
@@ -38,6 +39,17 @@ def test_create_of_many_answers_lists_alone(world: World) -> None:
     assert [row["name"] for row in body["instances"]] == ["web-1", "web-2", "web-3"]
     assert "instance" not in body
     assert "operation" not in body
+
+
+@pytest.mark.parametrize("who", ["owner", "operator"])
+def test_what_a_create_answers_is_what_is_shown_then(world: World, who: str) -> None:
+    client = getattr(world, who)
+    more = {"tenant": world.tenant.name} if who == "operator" else {}
+    body = client.ok("POST", "instances", world.order(count=2, tags={"role": "web"}, **more), status=202)
+
+    for instance, operation in zip(body["instances"], body["operations"], strict=True):
+        assert instance == client.ok("GET", f"instances/{instance['id']}")
+        assert operation == client.ok("GET", f"operations/{operation['id']}")
 
 
 def test_operators_see_host_and_mode(world: World) -> None:

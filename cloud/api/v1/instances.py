@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from cloud.api.waiting import wait_until
 from compute import states
 from compute.models import ConsoleLog, Instance, Operation
 from compute.selectors.decisions import decision_of
-from compute.selectors.instances import get_instance, instance_rows, list_instances, status_of
+from compute.selectors.instances import get_instance, instance_rows, list_instances, row_of_new, status_of
 from compute.selectors.lookup import find_flavor_ever
 from compute.selectors.pools import get_host
 from compute.services.checks import USER_DATA_LIMIT
@@ -217,7 +217,11 @@ class Instances(Door):
         if call.query.get("dry_run") == "true":
             return Response(call.render(ForecastAnswer, forecast_instances(actor=call.actor, tenant=tenant, **body)))
         created = create_instances(actor=call.actor, tenant=tenant, request_key=call.request_key, **body)
-        return _created(created.operations, call.actor)
+        rows = {
+            instance.id: row_of_new(instance=instance, operation=operation, port=created.ports[instance.id])
+            for instance, operation in zip(created.instances, created.operations, strict=True)
+        }
+        return _created(created.operations, rows, call.actor)
 
     @route("instance_show", permission="instance.read", answer=InstanceAnswer)
     def retrieve(self, call: Call, reference: str) -> Response:
@@ -291,7 +295,7 @@ class Instances(Door):
 
     def rebuild(self, operations: Sequence[Operation], actor: Actor) -> Response | None:
         if operations[0].kind == "instance_create":
-            return _created(operations, actor)
+            return _created(operations, _rows([operation.target_id for operation in operations], actor), actor)
         return _accepted(operations[0], actor)
 
     def _find(self, call: Call, reference: str) -> Instance:
@@ -310,8 +314,7 @@ class Instances(Door):
         return _accepted(operation, call.actor)
 
 
-def _created(operations: Sequence[Operation], actor: Actor) -> Response:
-    rows = _rows([operation.target_id for operation in operations], actor)
+def _created(operations: Sequence[Operation], rows: Mapping[uuid.UUID, Instance], actor: Actor) -> Response:
     shown_operations = [show_operation(operation, actor) for operation in operations]
     shown_instances = [
         show_instance(rows[operation.target_id], actor) for operation in operations if operation.target_id in rows
