@@ -8,10 +8,10 @@ from uuid import UUID
 
 from django.db.models import Count, QuerySet
 
-from tenants import roles
+from tenants import prepared, roles
 from tenants.errors import AmbiguousName, NotFound
 from tenants.models import ApiToken, AuditEvent, Membership, Quota, Tenant, User
-from tenants.scope import narrow
+from tenants.scope import ALL, current_scope, narrow
 
 
 def tenants() -> QuerySet[Tenant]:
@@ -23,10 +23,11 @@ def get_tenant(reference: str | UUID) -> Tenant:
     """A tenant in scope by id, by name, or by path of names ("acme/dev"). Raises NotFound, AmbiguousName."""
     identifier = _as_id(reference)
     if identifier is not None:
-        found = tenants().filter(id=identifier).first()
-        if found is None:
+        scope = current_scope()
+        found = prepared.ask_rows(Tenant, "id = %s AND state <> 'deleted'", [identifier])()
+        if not found or (scope is not ALL and identifier not in scope):
             raise NotFound
-        return found
+        return found[0]
     *above, name = str(reference).split("/")
     matches = list(tenants().filter(name__iexact=name))
     if above:

@@ -125,7 +125,10 @@ class Answer(serializers.Serializer[Any]):
     def get_fields(self) -> dict[str, Any]:
         fields = super().get_fields()
         for name in self.operator_only:
-            fields[name].required = False
+            if self.context.get("is_operator", True):  # the schema, which has no context, tells of them
+                fields[name].required = False
+            else:
+                del fields[name]  # not even read: it may cost a query
         return fields
 
     def to_representation(self, instance: Any) -> Any:

@@ -12,9 +12,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, cast
+from typing import Literal, cast
 
-from django.db import connection
 from django.db.models import F
 
 from compute.models import Flavor, Grant, GrantUse, SetAside
@@ -24,11 +23,6 @@ from compute.scheduler.ranking import rank
 from tenants import prepared
 
 NOTHING = Resources(0, 0, 0)
-
-_GRANT_FIELDS: Final = [field.attname for field in Grant._meta.concrete_fields]
-_GRANTS: Final = " ".join(
-    ("SELECT", ", ".join(_GRANT_FIELDS), "FROM compute_grant WHERE pool_id = %s AND tenant_id = ANY(%s)")
-)
 
 
 class ReservationUsedUp(Exception):
@@ -126,13 +120,8 @@ class Reservation:
 
 def ask_chain(*, pool_id: uuid.UUID, tenant_path: Sequence[uuid.UUID]) -> Callable[[], list[Grant]]:
     """Ask for the grants on a tenant's path (root first) in a pool, the nearest first; see `prepared.ask`."""
-    found = prepared.ask(_GRANTS, [pool_id, list(tenant_path)])
-
-    def chain() -> list[Grant]:
-        rows = [Grant.from_db(connection.alias, _GRANT_FIELDS, row) for row in found()]
-        return sorted(rows, key=lambda row: -tenant_path.index(row.tenant_id))
-
-    return chain
+    found = prepared.ask_rows(Grant, "pool_id = %s AND tenant_id = ANY(%s)", [pool_id, list(tenant_path)])
+    return lambda: sorted(found(), key=lambda row: -tenant_path.index(row.tenant_id))
 
 
 def fill(*, host_id: uuid.UUID, grant: Grant, amount: Resources, sign: int = 1) -> int:

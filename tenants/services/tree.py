@@ -21,8 +21,6 @@ from tenants.models import Tenant
 # HOLD_SQL may be sent in front of a statement, in one round trip; the statement's snapshot is then newer than the lock.
 HOLD_SQL: Final = "SELECT pg_advisory_xact_lock_shared(1953653093, 0);"
 _HOLD_ALONE: Final = "SELECT pg_advisory_xact_lock(1953653093, 0)"
-_FIELDS: Final = [field.attname for field in Tenant._meta.concrete_fields]
-_TENANT: Final = " ".join(("SELECT", ", ".join(_FIELDS), "FROM tenants_tenant WHERE id = %s"))
 
 
 def hold() -> None:
@@ -35,10 +33,10 @@ def hold_at(tenant_id: UUID) -> Tenant:
     with prepared.together():
         hold()
         # A statement of its own: its snapshot is newer than the lock.
-        rows = prepared.run(_TENANT, [tenant_id])
-    if not rows:
+        found = prepared.ask_rows(Tenant, "id = %s", [tenant_id])()
+    if not found:
         raise Tenant.DoesNotExist
-    return Tenant.from_db(connection.alias, _FIELDS, rows[0])
+    return found[0]
 
 
 def hold_alone() -> None:
