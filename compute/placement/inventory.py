@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
+from django.db import connection
 from django.db.models import F
 
 from compute.models import Host
@@ -38,13 +42,43 @@ def apply_inventory(*, host: Host, reported: HostInventory) -> bool:
     return True
 
 
-def apply_ceilings(*, host: Host) -> None:
-    """Write totals, facts, held room and ceilings of the locked `host` row; call after any of them, or the pool's ratios, change."""
+def _set_ceilings(host: Host) -> None:
     capacity = host_inventory(host).capacity()
     taken = host_used(host)
     host.ceiling_vcpus = max(capacity.vcpus, taken.vcpus)
     host.ceiling_memory_mib = max(capacity.memory_mib, taken.memory_mib)
     host.ceiling_disk_gib = max(capacity.disk_gib, taken.disk_gib)
+
+
+_WRITE_HELD: Final = """
+UPDATE compute_host h SET
+    held_vcpus = n.held_vcpus, held_memory_mib = n.held_memory_mib, held_disk_gib = n.held_disk_gib,
+    ceiling_vcpus = n.ceiling_vcpus, ceiling_memory_mib = n.ceiling_memory_mib, ceiling_disk_gib = n.ceiling_disk_gib,
+    version = h.version + 1
+FROM unnest(%s::uuid[], %s::int[], %s::int[], %s::int[], %s::int[], %s::int[], %s::int[])
+    AS n(id, held_vcpus, held_memory_mib, held_disk_gib, ceiling_vcpus, ceiling_memory_mib, ceiling_disk_gib)
+WHERE h.id = n.id
+"""
+_HELD: Final = (
+    *("held_vcpus", "held_memory_mib", "held_disk_gib"),
+    *("ceiling_vcpus", "ceiling_memory_mib", "ceiling_disk_gib"),
+)
+
+
+def apply_held(*, hosts: Sequence[Host]) -> None:
+    """Write held room and ceilings of locked rows, with their pools loaded: one statement, however many."""
+    if not hosts:
+        return
+    for host in hosts:
+        _set_ceilings(host)
+    columns = [[getattr(host, column) for host in hosts] for column in _HELD]
+    with connection.cursor() as cursor:
+        cursor.execute(_WRITE_HELD, [[host.id for host in hosts], *columns])
+
+
+def apply_ceilings(*, host: Host) -> None:
+    """Write totals, facts, held room and ceilings of the locked `host` row; call after any of them, or the pool's ratios, change."""
+    _set_ceilings(host)
     Host.objects.filter(id=host.id).update(
         total_vcpus=host.total_vcpus,
         total_memory_mib=host.total_memory_mib,

@@ -165,6 +165,12 @@ def draw(*, chain: Sequence[Grant], units: int) -> None:
 
     Raises ReservationUsedUp where a grant that may not expand would pass its units; nothing is written then.
     """
+    for grant in take(chain=chain, units=units):
+        grant.save(update_fields=["used_units"])
+
+
+def take(*, chain: Sequence[Grant], units: int) -> list[Grant]:
+    """As `draw`, in memory; return the grants that changed."""
     changed = []
     for grant in chain:
         if not units:
@@ -175,8 +181,7 @@ def draw(*, chain: Sequence[Grant], units: int) -> None:
             raise ReservationUsedUp(f"grant {grant.id} has {grant.units} units, {grant.used_units} would be used")
         units = max(grant.units, grant.used_units) - before
         changed.append(grant)
-    for grant in changed:
-        grant.save(update_fields=["used_units"])
+    return changed
 
 
 def spare_units(chain: Sequence[Grant]) -> int:
