@@ -53,7 +53,10 @@ def _end_orphans() -> int:
     for grant in Grant.unscoped.filter(tenant__state="deleted"):
         with transaction.atomic():
             hosts = lock_hosts(pool_id=grant.pool_id)
-            chain = lock_chain(grant.id)
+            try:
+                chain = lock_chain(grant.id)
+            except Grant.DoesNotExist:
+                continue  # another run of this, or whoever deleted it, was faster
             end_grant(grant=chain[0], hosts=hosts, chain=chain)
             ended += 1
     return ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,9 @@ from django.db.models import QuerySet
 from compute.models import Grant, GrantLimit, SetAside
 from compute.placement import claims, limits
 from compute.placement.claims import Seat
+from compute.placement.promises import lock_hosts
+from compute.placement.reservations import lock_chain
+from compute.reconcilers import promises
 from compute.scheduler.model import Resources
 from compute.services import grants
 from tenants.models import Tenant
@@ -118,3 +122,29 @@ def test_control_without_the_quotas_lock_the_guest_is_missed(
 ) -> None:
     monkeypatch.setattr(grants, "lock_quota", lambda tenant_id: None)
     assert _open_limits_during_a_create(unchecked_field, ours, monkeypatch).used == 0
+
+
+def _waiting() -> bool:
+    with connection.cursor() as cursor:
+        # Not pg_stat_activity: within one transaction it shows what it showed first.
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        found: bool = cursor.fetchone()[0]
+        return found
+
+
+def test_two_reconcilers_that_find_the_same_orphaned_grant_end_it_once(field: Field, ours: Tenant) -> None:
+    grant = field.grant(ours, 1)
+    Tenant.objects.filter(id=ours.id).update(state="deleted")
+    results: list[object] = []
+    with transaction.atomic():
+        hosts = lock_hosts(pool_id=field.pool.id)
+        other = _start(promises.run, results)
+        deadline = time.monotonic() + 20
+        while not _waiting():
+            assert time.monotonic() < deadline, "the other run did not come as far as the hosts' locks"
+            time.sleep(0.02)
+        chain = lock_chain(grant.id)
+        grants.end_grant(grant=chain[0], hosts=hosts, chain=chain)
+    other.join(60)
+    assert results == [0], "it found nothing left to do"
+    assert not Grant.unscoped.filter(id=grant.id).exists()
