@@ -34,7 +34,7 @@ def main() -> int:
         settings = NodeSettings.from_env(os.environ)
         api = NodeApi(settings)
         journal = Journal(settings.state_dir / "journal.sqlite")
-        sync = NetworkSync(api, host_network(settings))
+        sync = NetworkSync(api, host_network(settings), changed=lambda: observer.look_again())
     except SettingsError as error:
         log.error("%s", error)
         return 2

@@ -30,11 +30,16 @@ class Api(Protocol):
 
 
 class NetworkSync:
-    """`run` in a thread of its own until `stop`: the host's sign of life must not wait for `ip`, `nft` and `dnsmasq`."""
+    """`run` in a thread of its own until `stop`: the host's sign of life must not wait for `ip`, `nft` and `dnsmasq`.
 
-    def __init__(self, api: Api, apply: Callable[[View], None]) -> None:
+    `changed` is called once the host has networks that it had not, or had lost: what was reported is out of date.
+    """
+
+    def __init__(self, api: Api, apply: Callable[[View], None], changed: Callable[[], None] = lambda: None) -> None:
         self._api = api
         self._apply = apply
+        self._changed = changed
+        self._networks: Any = None
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -45,14 +50,19 @@ class NetworkSync:
     def once(self) -> bool:
         """Bring it up to date now; return whether that worked."""
         try:
-            self._apply(self._api.network())
+            view = self._api.network()
+            self._apply(view)
         except (ApiUnavailable, ApiRefused) as error:
             log.warning("the network's state could not be read: %s", error)
         except Exception:
             # A network that cannot be built must not take the worker along: other calls still work.
             log.exception("the network could not be brought up to date")
         else:
+            if view["networks"] != self._networks:
+                self._networks = view["networks"]
+                self._changed()
             return True
+        self._networks = None
         return False
 
     def stop(self) -> None:

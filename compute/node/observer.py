@@ -96,6 +96,11 @@ class Observer:
         """Report soon: something has changed."""
         self._wake.set()
 
+    def look_again(self) -> None:
+        """Look at inventory and disks at once: what was reported of them has changed."""
+        self._next_slow = 0.0
+        self._wake.set()
+
     def stop(self) -> None:
         """Send no more heartbeats."""
         self._stopping.set()

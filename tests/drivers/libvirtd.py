@@ -102,7 +102,7 @@ class PlainBridge:
         self.host.run("ip", "link", "set", bridge, "up")
         self.ports[nic.device] = nic
 
-    def reached(self) -> tuple[str, ...]:
+    def reached(self) -> tuple[str, ...] | None:
         return tuple(sorted({nic.network.id for nic in self.ports.values()}))
 
     def remove_port(self, device: str) -> None:

@@ -30,6 +30,21 @@ def test_each_round_hands_over_what_nodeapi_says() -> None:
     assert seen == [api.view]
 
 
+def test_other_networks_than_before_are_told_and_so_are_those_that_came_back() -> None:
+    told: list[int] = []
+    api = Api()
+    sync = NetworkSync(api, lambda view: None, changed=lambda: told.append(1))
+    for networks, expected in (([], 1), ([], 1), ([{"id": "a"}], 2), ([{"id": "a"}], 2)):
+        api.view = {**api.view, "networks": networks}
+        assert sync.once()
+        assert len(told) == expected
+    api.failure = ApiUnavailable("gone")
+    sync.once()
+    api.failure = None
+    sync.once()
+    assert len(told) == 3
+
+
 @pytest.mark.parametrize("failure", [ApiUnavailable("gone"), ApiRefused(403, "no")])
 def test_without_an_answer_nothing_is_changed(failure: Exception) -> None:
     api = Api()

@@ -109,6 +109,13 @@ def test_it_says_what_is_there(host: Host) -> None:
     assert sum(report.inventory is not None for report in host.api.reports) == 1  # and not with each heartbeat
 
 
+def test_it_looks_at_once_at_what_has_changed(host: Host) -> None:
+    host.thread.start()
+    wait_for(lambda: seen(host, disks=("a disk",)), 3, "the first slow look")
+    host.observer.look_again()
+    wait_for(lambda: sum(report.inventory is not None for report in host.api.reports) == 2, 3, "the second")
+
+
 def test_a_blind_host_still_beats_and_claims_nothing(host: Host) -> None:
     host.thread.start()
     wait_for(lambda: seen(host, domains=(GUEST,)), 3, "a first look")

@@ -19,8 +19,11 @@ class PortManager(Protocol):
         Called before the device exists: no frame of an unfiltered guest may ever pass.
         """
 
-    def reached(self) -> tuple[str, ...]:
-        """Return the ids of the networks that a guest of this host could use now: looked at, not remembered."""
+    def reached(self) -> tuple[str, ...] | None:
+        """Return the ids of the networks that a guest of this host could use now: looked at, not remembered.
+
+        None where nobody has told it of any yet.
+        """
 
     def remove_port(self, device: str) -> None:
         """Ensure that the port is forgotten. An unknown one is no error."""

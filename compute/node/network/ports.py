@@ -143,11 +143,15 @@ class PortManager:
         ports = self._records.read().ports
         return tuple(ports[device] for device in sorted(ports))
 
-    def reached(self) -> tuple[str, ...]:
-        """Return the ids of the networks whose bridge is up, and whose tunnel to other hosts is up in it. Takes no lock."""
-        seen = links.seen()
-        tunnel = bool(self._settings.underlay_address)
+    def reached(self) -> tuple[str, ...] | None:
+        """Return the ids of the networks whose bridge is up, and whose tunnel to other hosts is up in it. Takes no lock.
+
+        None before this host has been told of any, as after a reboot.
+        """
         records = self._records.read().networks
+        if not records:
+            return None
+        seen, tunnel = links.seen(), bool(self._settings.underlay_address)
         return tuple(key for key in sorted(records) if links.is_whole(records[key].spec, seen, tunnel=tunnel))
 
     def find_port(self, address: str) -> PortRecord | None:
