@@ -133,6 +133,20 @@ class NicSpec(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class CellSpec(Message):
+    """One of a guest's NUMA nodes: the host's cell that it lies in. `cpus`: its own, one for each vCPU; () for shared ones.
+
+    `page_kib` 0: ordinary memory.
+    """
+
+    cell: int
+    vcpus: int
+    memory_mib: int
+    page_kib: int = 0
+    cpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceSpec(Message):
     """All a host needs to make one instance exist. Text fields are data: they reach XML and YAML through builders only."""
 
@@ -149,6 +163,7 @@ class InstanceSpec(Message):
     pids_limit: int = 4096  # containers only
     cpu_model: str = ""  # VMs only; "": the one that all hosts of a pool have
     cpu_flags: tuple[str, ...] = ()  # VMs only: beyond the model's own
+    cells: tuple[CellSpec, ...] = ()  # (): wherever the host likes
     partition: tuple[str, ...] = ()  # tenant ids from the root down; () leaves the guest outside of all partitions
     ssh_keys: tuple[str, ...] = ()
     user_data: str = ""
@@ -189,12 +204,16 @@ class HugePages(Message):
 
 @dataclass(frozen=True, slots=True)
 class NumaCell(Message):
-    """One NUMA cell of the machine: its processors, as far as they are in the slice, and its memory, huge pages too."""
+    """One NUMA cell of the machine: its processors, as far as they are in the slice, and its memory, huge pages too.
+
+    `dedicated`: those of `cpus` that are kept for guests which have a CPU to themselves; no other guest runs there.
+    """
 
     id: int
     cpus: tuple[int, ...]
     memory_mib: int
     huge_pages: tuple[HugePages, ...] = ()
+    dedicated: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

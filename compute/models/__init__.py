@@ -1,7 +1,7 @@
 """Rows. They hold data and constraints; rules live in services, placement and sagas; `transitions` writes states."""
 
 from compute.models.alarm import Alarm
-from compute.models.allocation import Allocation
+from compute.models.allocation import Allocation, PinnedCpu
 from compute.models.book_check import BookCheck
 from compute.models.catalog import Flavor, Image, Keypair
 from compute.models.decision import Decision, FlightFrame, HostRoster
@@ -39,6 +39,7 @@ __all__ = [
     "Keypair",
     "Network",
     "Operation",
+    "PinnedCpu",
     "Pool",
     "Port",
     "Price",

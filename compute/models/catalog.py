@@ -32,6 +32,13 @@ class Flavor(models.Model):
         blank=True,
         help_text="what that processor must have beyond its model",
     )
+    numa_nodes = models.PositiveSmallIntegerField(
+        default=0, help_text="over how many NUMA cells it is spread, evenly; 0: wherever the host likes"
+    )
+    hugepages_kib = models.PositiveIntegerField(
+        default=0, help_text="size of the pages of its memory; 0: ordinary ones"
+    )
+    pinned = models.BooleanField(default=False, help_text="each of its vCPU has a CPU to itself")
     active = models.BooleanField(default=True)
     version = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField(auto_now_add=True)

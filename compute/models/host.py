@@ -48,6 +48,9 @@ class Host(models.Model):
     facts = models.JSONField(
         default=dict, blank=True, help_text="versions, CPU model, cgroup version: wire.HostInventory"
     )
+    numa_used = models.JSONField(
+        default=list, blank=True, help_text="what guests have of which NUMA cell: the ledger's"
+    )
     proof = models.JSONField(default=dict, blank=True, help_text="last enrolment proof: wire.HostProof")
     proved_at = models.DateTimeField(null=True, blank=True)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
 from compute.node.drivers.settings import LOCAL_DIR, SHARED_DIR, DriverSettings
+
+_CPU_LIST = re.compile(r"(\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*)?", re.ASCII)
 
 
 class SettingsError(ValueError):
@@ -50,6 +53,16 @@ class NodeSettings:
                 raise SettingsError(f"CENOTE_NODE_{name} is {value!r}: it has to be one of {', '.join(known)}")
             return value
 
+        def cpus(name: str) -> tuple[int, ...]:
+            value = text(name, "")
+            if not _CPU_LIST.fullmatch(value):
+                raise SettingsError(f"CENOTE_NODE_{name} is {value!r}: it has to be a list of CPUs such as 2-7,10")
+            ends = [part.split("-") for part in value.split(",") if part]
+            return tuple(sorted({cpu for part in ends for cpu in range(int(part[0]), int(part[-1]) + 1)}))
+
+        slice_cpus, dedicated = cpus("CPUS"), cpus("DEDICATED_CPUS")
+        if slice_cpus and not set(dedicated) < set(slice_cpus):
+            raise SettingsError("CENOTE_NODE_DEDICATED_CPUS has to be a part of CENOTE_NODE_CPUS, and leave some of it")
         host_id = _uuid(text("ID"))
         ca_file = text("CA_FILE", "")
         underlay = text("UNDERLAY", "")
@@ -67,6 +80,9 @@ class NodeSettings:
                 shared_dir=Path(text("SHARED_DIR", str(SHARED_DIR))),
                 local_dir=Path(text("LOCAL_DIR", str(LOCAL_DIR))),
                 underlay_address=underlay,
+                cpus=slice_cpus,
+                dedicated_cpus=dedicated,
+                huge_pages=one_of("HUGE_PAGES", "yes", ("yes", "no")) == "yes",
                 partition=partition_base(host_id),
             ),
             ca_file=Path(ca_file) if ca_file else None,

@@ -13,21 +13,36 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from compute.models import Allocation, Grant, Host
+from compute.placement.cells import cells_text, count_cells, pin
 from compute.placement.loader import HOST_COLUMNS, HOST_TABLES, host_from_row
 from compute.placement.reservations import NOTHING, ReservationUsedUp, draw, fill, lock_chain
+from compute.scheduler import topology
 from compute.scheduler.capacity import fits
 from compute.scheduler.model import HostState, Resources
+from compute.scheduler.topology import CellShare, NumaAsk
 from tenants import prepared
 from tenants.models.ids import new_id
 
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Where a consumer goes and how much it takes there. With `grant_id` it fills that grant's reservation."""
+    """Where a consumer goes and how much it takes there. With `grant_id` it fills that grant's reservation.
+
+    `numa`: what it asks of NUMA cells. What is dedicated to it by that is not among `resources`; nor is it ever of a
+    reservation, which is a promise of shared room.
+    """
 
     host_id: uuid.UUID
     resources: Resources
     grant_id: uuid.UUID | None = None
+    numa: NumaAsk | None = None
+
+    @property
+    def dedicated(self) -> Resources:
+        """What it has to itself, beside `resources`."""
+        if self.numa is None:
+            return NOTHING
+        return Resources(self.numa.vcpus * self.numa.pinned, self.numa.memory_mib if self.numa.page_kib else 0, 0)
 
 
 class ClaimRefused(Exception):
@@ -46,10 +61,12 @@ _HOSTS: Final = " ".join(("SELECT", HOST_COLUMNS, "FROM", HOST_TABLES, "WHERE h.
 _WRITE: Final = """
 WITH allocated AS (
     INSERT INTO compute_allocation (id, host_id, consumer_type, consumer_id, grant_id, vcpus, memory_mib, disk_gib,
-                                    created_at)
-    SELECT a.id, %(host)s, 'instance', a.consumer, a.grant_id, a.vcpus, a.memory_mib, a.disk_gib, statement_timestamp()
+                                    dedicated_vcpus, dedicated_memory_mib, cells, created_at)
+    SELECT a.id, %(host)s, 'instance', a.consumer, a.grant_id, a.vcpus, a.memory_mib, a.disk_gib, a.own_vcpus,
+           a.own_memory, a.cells::jsonb, statement_timestamp()
     FROM unnest(%(ids)s::uuid[], %(consumers)s::uuid[], %(grants)s::uuid[], %(vcpus)s::int[], %(memory)s::int[],
-                %(disk)s::int[]) AS a(id, consumer, grant_id, vcpus, memory_mib, disk_gib)
+                %(disk)s::int[], %(own_vcpus)s::int[], %(own_memory)s::int[], %(cells)s::text[])
+         AS a(id, consumer, grant_id, vcpus, memory_mib, disk_gib, own_vcpus, own_memory, cells)
 )
 """
 _MOVE: Final = """
@@ -115,6 +132,7 @@ def _take(host: HostState | None, seats: Mapping[uuid.UUID, Seat], drawn: dict[u
             reserved = reserved + seat.resources
     if fits(host.inventory, host.used, open_to_all):
         raise ClaimRefused(f"host {host.id} filled up")
+    shares = _place_cells(host, seats)
     host_id = uuid.UUID(host.id)
     for seat in seats.values():
         if seat.grant_id is not None:
@@ -127,12 +145,32 @@ def _take(host: HostState | None, seats: Mapping[uuid.UUID, Seat], drawn: dict[u
         "ids": [new_id() for _ in seats],
         "consumers": list(seats),
         "grants": [seat.grant_id for seat in seats.values()],
-        "vcpus": [seat.resources.vcpus for seat in seats.values()],
-        "memory": [seat.resources.memory_mib for seat in seats.values()],
+        "vcpus": [(seat.resources + seat.dedicated).vcpus for seat in seats.values()],
+        "memory": [(seat.resources + seat.dedicated).memory_mib for seat in seats.values()],
         "disk": [seat.resources.disk_gib for seat in seats.values()],
+        "own_vcpus": [seat.dedicated.vcpus for seat in seats.values()],
+        "own_memory": [seat.dedicated.memory_mib for seat in seats.values()],
+        "cells": [cells_text(shares[consumer]) if consumer in shares else None for consumer in seats],
     }
     moved = _moved(host_id, used=open_to_all + reserved, held=NOTHING - reserved, instances=len(seats))
     prepared.send(_WRITE_AND_MOVE, {**allocated, **moved})
+    if shares:
+        rows = dict(zip(seats, allocated["ids"], strict=True))
+        pin(host_id=host_id, shares={rows[consumer]: found for consumer, found in shares.items()})
+
+
+def _place_cells(host: HostState, seats: Mapping[uuid.UUID, Seat]) -> dict[uuid.UUID, tuple[CellShare, ...]]:
+    """Return what each consumer that asks gets of which cell, by the same function that ranking asked."""
+    cells, shares = host.cells, {}
+    for consumer, seat in seats.items():
+        if seat.numa is None:
+            continue
+        found = topology.place(cells, seat.numa)
+        if found is None:
+            raise ClaimRefused(f"host {host.id} has no NUMA cells left for it")
+        shares[consumer] = found
+        cells = topology.take(cells, found)
+    return shares
 
 
 def _draw(drawn: Mapping[uuid.UUID, int]) -> None:
@@ -176,10 +214,12 @@ def release(*, consumer_type: str, consumer_id: uuid.UUID) -> bool:
     list(hosts.values_list("id"))
     rows = list(held_by.select_for_update())
     for row in rows:
-        amount = Resources(row.vcpus, row.memory_mib, row.disk_gib)
+        amount = Resources(row.vcpus - row.dedicated_vcpus, row.memory_mib - row.dedicated_memory_mib, row.disk_gib)
         held = NOTHING if row.grant_id is None else amount
         _move(row.host_id, used=NOTHING - amount, held=held, instances=-1)
         row.delete()
+        if row.cells is not None:
+            count_cells(row.host_id)
         if row.grant_id is not None:
             grant = Grant.unscoped.get(id=row.grant_id)
             less = fill(host_id=row.host_id, grant=grant, amount=amount, sign=-1)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from compute.models import Host
+from compute.placement.cells import free_cells
 from compute.scheduler.model import NOT_SAID, HostState, Inventory, Resources
 from tenants import prepared
 
@@ -43,7 +44,7 @@ HOST_COLUMNS: Final = """
 h.id, h.name, h.pool_id, h.total_vcpus, h.total_memory_mib, h.total_disk_gib, h.reserved_vcpus, h.reserved_memory_mib,
 h.reserved_disk_gib, p.vcpu_ratio, p.memory_ratio, p.disk_ratio, h.used_vcpus + h.held_vcpus,
 h.used_memory_mib + h.held_memory_mib, h.used_disk_gib + h.held_disk_gib, h.used_instances, h.admin_state,
-h.observed_state, h.modes, h.traits, h.facts
+h.observed_state, h.modes, h.traits, h.facts, h.numa_used
 """
 
 
@@ -66,6 +67,7 @@ def host_from_row(row: Sequence[Any]) -> HostState:
         networks=said.networks,
         storages=said.storages,
         images=said.images,
+        cells=free_cells(row[20], row[21]),
     )
 
 

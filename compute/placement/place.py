@@ -49,10 +49,12 @@ def place(
     """
     pool_id = uuid.UUID(request.pool_id) if request.pool_id else None
     for _ in range(_ROUNDS):
+        # A promise is of room that guests share: who asks for CPUs, pages or cells takes from what nobody has reserved.
+        path = tenant_path if request.numa is None else ()
         with prepared.together():
-            chain = ask_chain(pool_id=pool_id, tenant_path=tenant_path) if pool_id and tenant_path else list
+            chain = ask_chain(pool_id=pool_id, tenant_path=path) if pool_id and path else list
             snapshot = KEPT.look(pool_id)
-        reservation = Reservation.load(pool_id=pool_id, chain=chain()) if pool_id else None
+        reservation = Reservation.load(pool_id=pool_id, chain=chain()) if pool_id and path else None
         plan = _plan(consumers, request, policy, snapshot, reservation)
         if isinstance(plan, Refused):
             return plan
@@ -89,8 +91,9 @@ def _claim_one(consumer: uuid.UUID, plan: _Plan) -> dict[uuid.UUID, Seat] | None
     """
     planned = plan.seats[consumer]
     best = [uuid.UUID(one.host_id) for one in plan.ranking.candidates[:_BEST]]
-    # A reservation's books read and write in turns; without them nothing but the host's row is waited for.
-    alone = prepared.together() if planned.grant_id is None else nullcontext()
+    # A reservation's books, and those of NUMA cells, read and write in turns; without them nothing but the host's row is
+    # waited for.
+    alone = prepared.together() if planned.grant_id is None and planned.numa is None else nullcontext()
     try:
         with alone, transaction.atomic():
             seat = claim_first(consumer=consumer, seat=planned, hosts=best)
@@ -134,8 +137,8 @@ def _plan(
             # Set-aside room counts as used already.
             drawn.take(best, request.resources)
         elif len(consumers) > 1:
-            current = current.after(best, request.resources)
-        seats[consumer] = Seat(uuid.UUID(best), request.resources, drawn.grant_id if drawn else None)
+            current = current.after(best, request.resources, numa=request.numa)
+        seats[consumer] = Seat(uuid.UUID(best), request.resources, drawn.grant_id if drawn else None, request.numa)
     assert first is not None
     return _Plan(seats, first)
 

@@ -188,7 +188,10 @@ def _adopt(pool: Pool, hosts: Sequence[Host], reserved: dict[uuid.UUID, Resource
     guests = Instance.unscoped.filter(pool=pool, tenant_id__in=paths).exclude(state__in=["failed", "deleted"])
     tenant_of = dict(guests.values_list("id", "tenant_id"))
     by_id = {host.id: host for host in hosts}
-    loose = Allocation.objects.filter(consumer_type="instance", consumer_id__in=guests.values("id"), grant=None)
+    # Who has CPUs, pages or cells of its own fills no promise: those are of shared room.
+    loose = Allocation.objects.filter(
+        consumer_type="instance", consumer_id__in=guests.values("id"), grant=None, cells__isnull=True
+    )
     if not any(spare.values()):
         loose = loose.filter(host__in=set().union(*begun.values()))
     adopted: dict[uuid.UUID, list[uuid.UUID]] = {}

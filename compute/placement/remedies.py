@@ -213,7 +213,7 @@ def find_offers(case: Case) -> tuple[Offer, ...]:
 def enough(case: Case, changes: Sequence[AnyChange]) -> bool:
     """Return whether the create, changed like this, would be taken: by hosts, addresses, quotas, and by its image."""
     request, count = _changed(case, changes)
-    if count < 1 or not case.least <= request.resources:
+    if count < 1 or not case.least <= request.size:
         return False
     if case.addresses.get(request.pool_id or "", 0) < count:
         return False
@@ -244,7 +244,7 @@ def _changed(case: Case, changes: Iterable[AnyChange]) -> tuple[Request, int]:
 
 def charged(request: Request, count: int) -> dict[str, int]:
     """Return what `count` such instances are charged for."""
-    size = request.resources
+    size = request.size
     return quota_amounts(vcpus=size.vcpus, memory_mib=size.memory_mib, disk_gib=size.disk_gib, count=count)
 
 
@@ -356,7 +356,8 @@ def _with_ledger(case: Case, base: tuple[AnyChange, ...]) -> Iterator[tuple[AnyC
     for resource in RESOURCES:
         if resource in rooms:
             tightened = _with(tightened, _less(case.request, resource, rooms[resource] // count))
-    yield tightened
+    if case.request.numa is None:
+        yield tightened
     each = charged(request, 1)
     fewer = min(rooms[resource] // each[resource] for resource in rooms)
     if fewer:

@@ -424,6 +424,7 @@ _SENTENCES = {
     "disk_too_small": "The flavor's disk is smaller than the image.",
     "storage_full": "The pool's storage is full.",
     "definition_refused": "The hypervisor refused the instance's definition.",
+    "cells_refused": "Its host no longer gives away the CPUs, pages or NUMA cells that were chosen for it.",
     "start_failed": "The hypervisor could not start the instance.",
     "disk_missing": "The instance's disk is missing.",
     "host_silent": "The host stopped answering.",

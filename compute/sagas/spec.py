@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import cast
 
-from compute.models import Instance, Network, Port
-from compute.wire import Boot, DiskSpec, ImageFormat, ImageRef, InstanceSpec, Kind, NetworkSpec, NicSpec
+from compute.models import Allocation, Instance, Network, Port
+from compute.wire import Boot, CellSpec, DiskSpec, ImageFormat, ImageRef, InstanceSpec, Kind, NetworkSpec, NicSpec
 
 
 def network_spec(network: Network) -> NetworkSpec:
@@ -31,6 +31,11 @@ def nic_spec(port: Port) -> NicSpec:
 def load_instance(instance_id: uuid.UUID) -> Instance:
     """Return the instance with its image and flavor, as a saga step needs it."""
     return Instance.unscoped.select_related("image", "tenant", "flavor").get(id=instance_id)
+
+
+def _cells(instance: Instance) -> tuple[CellSpec, ...]:
+    held = Allocation.objects.filter(consumer_type="instance", consumer_id=instance.id, cells__isnull=False).first()
+    return () if held is None else tuple(CellSpec.from_json(share) for share in held.cells or ())
 
 
 def instance_spec(instance: Instance) -> InstanceSpec:
@@ -61,6 +66,7 @@ def instance_spec(instance: Instance) -> InstanceSpec:
         cpu_shares=1024 * instance.vcpus,
         cpu_model=instance.flavor.cpu_model,
         cpu_flags=tuple(instance.flavor.cpu_flags),
+        cells=_cells(instance),
         partition=tuple(str(tenant) for tenant in instance.tenant.path),
         ssh_keys=tuple(key["public_key"] for key in instance.keys),
         user_data=instance.user_data,

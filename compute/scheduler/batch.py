@@ -42,7 +42,7 @@ def plan_batch(snapshot: Snapshot, request: Request, policy: Policy, count: int)
             first, first_ranking = asked, ranking
         best = ranking.candidates[0].host_id
         chosen.append(best)
-        snapshot = snapshot.after(best, request.resources, group=request.group)
+        snapshot = snapshot.after(best, request.resources, group=request.group, numa=request.numa)
         request = after_member(request, snapshot.hosts[snapshot.row_of[best]])
     return Plan(tuple(chosen), first, first_ranking or ranking)
 
@@ -62,4 +62,5 @@ def _as_a_whole(request: Request, count: int) -> Request:
     if request.group is None or request.group_rule != "affinity" or request.group_started:
         return request
     limit = None if request.domain_limit is None else request.domain_limit - count + 1
-    return replace(request, resources=request.resources * count, domain_limit=limit)
+    numa = None if request.numa is None else replace(request.numa, times=count)
+    return replace(request, resources=request.resources * count, domain_limit=limit, numa=numa)

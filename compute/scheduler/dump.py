@@ -24,6 +24,7 @@ from compute.scheduler.model import (
 )
 from compute.scheduler.ranking import rank
 from compute.scheduler.snapshot import Snapshot
+from compute.scheduler.topology import Cell, NumaAsk
 
 DUMP_VERSION: Final = 1
 
@@ -128,6 +129,7 @@ def read_host(data: Mapping[str, Any]) -> HostState:
                 }
             ),
             "used": Resources(**data["used"]),
+            "cells": tuple(_read_cell(cell) for cell in data.get("cells", ())),
             **{name: frozenset(data.get(name, ())) for name in _HOST_SETS},
         }
     )
@@ -136,4 +138,17 @@ def read_host(data: Mapping[str, Any]) -> HostState:
 def read_request(data: Mapping[str, Any]) -> Request:
     """Return the request of its data; what is left out is at its default. Raises KeyError, TypeError."""
     sets = {name: frozenset(data.get(name, ())) for name in _REQUEST_SETS}
-    return Request(**{**data, **sets, "resources": Resources(**data["resources"])})
+    numa = data.get("numa")
+    return Request(
+        **{
+            **data,
+            **sets,
+            "resources": Resources(**data["resources"]),
+            "numa": None if numa is None else NumaAsk(**numa),
+        }
+    )
+
+
+def _read_cell(data: Mapping[str, Any]) -> Cell:
+    pages = tuple((size, free) for size, free in data["pages"])
+    return Cell(**{**data, "cpus": tuple(data["cpus"]), "pages": pages})

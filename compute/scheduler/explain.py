@@ -41,6 +41,10 @@ _WORDS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "capacity_vcpus": ("lacks vCPU", "lack vCPU"),
     "capacity_memory": ("lacks memory", "lack memory"),
+    "dedicated_cpus": ("lacks CPUs to give away", "lack CPUs to give away"),
+    "huge_pages": ("lacks huge pages", "lack huge pages"),
+    "numa_memory": ("lacks memory in a NUMA cell", "lack memory in a NUMA cell"),
+    "numa_cells": ("lacks NUMA cells", "lack NUMA cells"),
     "host_loss": (
         "has to keep its room for the loss of a host",
         "have to keep their room for the loss of a host",

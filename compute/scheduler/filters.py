@@ -15,13 +15,15 @@ import numpy as np
 from compute.scheduler.capacity import fits, room
 from compute.scheduler.model import MODES_OF_KIND, NOT_SAID, HostState, Refusal, Request, Resource
 from compute.scheduler.snapshot import Flags, Snapshot
+from compute.scheduler.topology import MEASURES, Measure, Shortage, shortages
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """`refuses` and `refuses_rows` are True where a host cannot take the request; `seen` tells what was in the way.
 
-    `refuses_rows` may return None for "refuses nobody". `resource` is set for capacity filters.
+    `refuses_rows` may return None for "refuses nobody". `resource` is set for capacity filters, `measure` for those
+    that look into NUMA cells.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Filter:
     refuses_rows: Callable[[Snapshot, Request], Flags | None]
     seen: Callable[[HostState, Request], str]
     resource: Resource | None = None
+    measure: Measure | None = None
 
 
 def _nobody(snapshot: Snapshot) -> Flags:
@@ -210,6 +213,30 @@ def _capacity_filter(name: str, resource: Resource) -> Filter:
     return Filter(name, partial(_lacks, resource), partial(_lacks_rows, resource), lambda _h, _r: "", resource)
 
 
+def shortage(host: HostState, request: Request, measure: Measure) -> Shortage | None:
+    """Return what the host's cells lack of one measure, None where they have it or it is not asked for."""
+    if request.numa is None:
+        return None
+    return next((item for item in shortages(host.cells, request.numa) if item.measure == measure), None)
+
+
+def _short_rows(measure: Measure, snapshot: Snapshot, request: Request) -> Flags | None:
+    if request.numa is None:
+        return None
+    lacking = (shortage(host, request, measure) is not None for host in snapshot.hosts)
+    return np.fromiter(lacking, dtype=np.bool_, count=len(snapshot))
+
+
+def _numa_filter(measure: Measure) -> Filter:
+    return Filter(
+        measure,
+        lambda host, request: shortage(host, request, measure) is not None,
+        partial(_short_rows, measure),
+        lambda _h, _r: "",
+        measure=measure,
+    )
+
+
 FILTERS: Final[tuple[Filter, ...]] = (
     Filter(
         "pool",
@@ -278,6 +305,7 @@ FILTERS: Final[tuple[Filter, ...]] = (
     _capacity_filter("capacity_vcpus", "vcpus"),
     _capacity_filter("capacity_memory", "memory_mib"),
     _capacity_filter("capacity_disk", "disk_gib"),
+    *(_numa_filter(measure) for measure in MEASURES),
     Filter(
         "host_loss",
         lambda host, request: host.id in request.exposed_hosts,
@@ -306,6 +334,9 @@ def refusal(host: HostState, request: Request, bits: int) -> Refusal:
     """Put the failing filters of one host (`bits` above 0) into words and numbers."""
     refusing = [item for bit, item in enumerate(FILTERS) if bits >> bit & 1]
     first, also = refusing[0], tuple(item.name for item in refusing[1:])
+    if first.measure is not None and (short := shortage(host, request, first.measure)) is not None:
+        margin = short.free - short.asked
+        return Refusal(host.id, first.name, short.asked, short.free, margin, short.unit, also=also, host_name=host.name)
     if first.resource is None:
         return Refusal(host.id, first.name, seen=first.seen(host, request), also=also, host_name=host.name)
     lack = next(lack for lack in fits(host.inventory, host.used, request.resources) if lack.resource == first.resource)

@@ -12,6 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from compute.scheduler.topology import Cell, NumaAsk
 from compute.wire import Kind, VirtMode
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class HostState:
 
     `cpu_models` and `cpu_flags` are what a VM can be given there. `networks` and `storages` are the ids of what the host
     reaches (NOT_SAID among them: taken to reach all), `images` those that it has already;
+    `cells`: its NUMA cells with what is free in them;
     `failure_domain` names what fails together (a rack, a power feed), "" where nobody has said.
     A host whose load is not known has `load` 0.0; ValueError for one that is not finite, which would sort anywhere.
     """
@@ -121,6 +123,7 @@ class HostState:
     storages: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
     failure_domain: str = ""
+    cells: tuple[Cell, ...] = ()
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.load):
@@ -141,6 +144,7 @@ class Request:
     hosts looked at, so that one more host cannot turn a success into a refusal.
     `exposed_hosts`: with the request on one of these a loss of hosts could not be absorbed (`losses.Losses.exposed`).
     `cpu_models`: one of these; of `cpu_flags`, `networks` and `storages` the host must have or reach all.
+    `numa`: what it asks beyond amounts. CPUs and huge pages that it gets for itself are not among `resources`.
     """
 
     kind: Kind
@@ -162,6 +166,17 @@ class Request:
     domain_limit: int | None = None
     domain_members: Mapping[str, int] = field(default_factory=dict, hash=False)
     exposed_hosts: frozenset[str] = frozenset()
+    numa: NumaAsk | None = None
+
+    @property
+    def size(self) -> Resources:
+        """What it is to its tenant, and charged for: shared and dedicated together."""
+        if self.numa is None:
+            return self.resources
+        dedicated = Resources(
+            self.numa.vcpus if self.numa.pinned else 0, self.numa.memory_mib if self.numa.page_kib else 0, 0
+        )
+        return self.resources + dedicated
 
 
 WEIGHER_NAMES: Final = ("spread", "pack", "load", "affinity", "domain", "image")

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from compute.scheduler.capacity import room
-from compute.scheduler.filters import FILTERS
+from compute.scheduler.filters import FILTERS, shortage
 from compute.scheduler.model import UNITS, Reason, Refusal, Request
 from compute.scheduler.snapshot import Counts, Flags, Snapshot
 
@@ -60,6 +60,10 @@ def of_columns(snapshot: Snapshot, request: Request, bits: Counts) -> tuple[Reas
                 in_state = int(np.count_nonzero(rows & flags))
                 if in_state:
                     reasons.append(Reason(item.name, in_state, seen))
+        elif item.measure is not None:
+            lacking = [shortage(snapshot.hosts[row], request, item.measure) for row in np.flatnonzero(rows).tolist()]
+            best = max((short for short in lacking if short is not None), key=lambda short: short.free)
+            reasons.append(Reason(item.name, hosts, "", best.asked, best.free, best.unit))
         elif item.resource is None:
             reasons.append(Reason(item.name, hosts))
         else:

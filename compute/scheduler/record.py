@@ -22,12 +22,15 @@ from compute.scheduler.capacity import room
 from compute.scheduler.filters import FILTERS, failing
 from compute.scheduler.model import RESOURCES, Candidate, Ranking, Request, Resource
 from compute.scheduler.snapshot import Counts, Shares, Snapshot
+from compute.scheduler.topology import MEASURES, Measure
+from compute.scheduler.topology import room as cells_room
 
 RECORD_VERSION: Final = 1
 KEPT: Final = 20
 
 _LEVEL: Final = 1  # of zlib: most hosts fail the same, which any level finds
 _DIGEST_BYTES: Final = 12
+_LEAST: Final = -(2**62)  # no room is less
 _RESOURCE_OF: Final[Mapping[str, Resource]] = {item.name: item.resource for item in FILTERS if item.resource}
 
 
@@ -37,7 +40,8 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """One host of a record. `place` in the roster; `free`: resource -> what was left before the request.
+    """One host of a record. `place` in the roster; `free`: resource, or measure of its NUMA cells, -> what was left
+    before the request.
 
     `points`: weigher -> weight x value, in the order in which they are added up; empty for a refused host.
     """
@@ -96,12 +100,14 @@ def pack(ranking: Ranking, request: Request) -> bytes:
     rows = [snapshot.row_of[candidate.host_id] for candidate in best]
     near = _closest(snapshot, request, bits)
     weighers = list(best[0].contributions) if best else []
+    measures = [] if request.numa is None else list(MEASURES)
     head = {
         "hosts": len(snapshot),
         "filters": {item.name: bit for bit, item in enumerate(FILTERS) if used >> bit & 1},
         "weighers": weighers,
         "best": len(rows),
         "closest": len(near),
+        "measures": measures,
     }
     points = np.array([_points(candidate, weighers) for candidate in best], dtype="<f8")
     parts = [
@@ -110,6 +116,7 @@ def pack(ranking: Ranking, request: Request) -> bytes:
         snapshot.id_order[rows + near].astype("<u4").tobytes(),
         *(_room(snapshot, resource)[rows + near].astype("<i8").tobytes() for resource in RESOURCES),
         points.tobytes(),
+        *(_cell_room(snapshot, request, measure, rows + near) for measure in measures),
     ]
     return bytes([RECORD_VERSION]) + zlib.compress(b"".join(parts), _LEVEL)
 
@@ -128,6 +135,7 @@ def unpack(data: bytes) -> Record:
         free = {resource: reader.take("<i8", count) for resource in RESOURCES}
         weighers = head["weighers"]
         points: Shares = reader.take("<f8", head["best"] * len(weighers)).reshape(head["best"], len(weighers))
+        measured = {measure: reader.take("<i8", count) for measure in head.get("measures", ())}
     except (ValueError, KeyError, TypeError, zlib.error) as error:
         raise RecordError(f"not a record: {error!r}") from None
     names = {
@@ -137,7 +145,7 @@ def unpack(data: bytes) -> Record:
     numbers = [
         Numbers(
             place=int(places[index]),
-            free={resource: int(free[resource][index]) for resource in RESOURCES},
+            free={name: int(column[index]) for name, column in (free | measured).items() if column[index] >= _LEAST},
             points=dict(zip(weighers, points[index].tolist(), strict=True)) if index < head["best"] else {},
         )
         for index in range(count)
@@ -156,6 +164,13 @@ def resource_of(filter_name: str) -> Resource | None:
 
 def _room(snapshot: Snapshot, resource: Resource) -> Counts:
     return room(snapshot.capacity[resource], snapshot.used[resource])
+
+
+def _cell_room(snapshot: Snapshot, request: Request, measure: Measure, rows: list[int]) -> bytes:
+    """What the best cells of these hosts have of the measure; below `_LEAST` where the request asks for nothing of it."""
+    assert request.numa is not None
+    found = [cells_room(snapshot.hosts[row].cells, request.numa, measure) for row in rows]
+    return np.array([_LEAST - 1 if each is None else each.free for each in found], dtype="<i8").tobytes()
 
 
 def _points(candidate: Candidate, weighers: Sequence[str]) -> list[float]:

@@ -17,6 +17,7 @@ from compute.scheduler.filters import FILTERS, failing_rows
 from compute.scheduler.model import RESOURCES, UNITS, GroupRule, HostState, Policy, Request, Resource, Resources
 from compute.scheduler.ranking import rank
 from compute.scheduler.snapshot import Counts, Flags, Snapshot
+from compute.scheduler.topology import how_many as cells_hold
 
 ChangeKind = Literal[
     "less",
@@ -41,6 +42,7 @@ _HEALABLE: Final = sum(
         *("anti_affinity", "affinity", "failure_domain", *_FILTER_OF.values()),
     )
 )
+_ROOM: Final = sum(_BIT[name] for name in _FILTER_OF.values())
 # More than anyone asks for, and small enough for sums of it to stay exact.
 _PLENTY: Final = 2**31
 _WORDS: Final[Mapping[Resource, str]] = {"vcpus": "vCPU", "memory_mib": "MiB of memory", "disk_gib": "GiB of disk"}
@@ -139,8 +141,7 @@ def apply(request: Request, changes: Sequence[Change], count: int = 1) -> tuple[
 def hosts_short_of_room(snapshot: Snapshot, request: Request, *, most: int) -> list[str]:
     """Return the ids of hosts that refuse for want of room and nothing else, those that lack the smallest part first."""
     bits = failing_rows(snapshot, request)
-    capacity = sum(_BIT[name] for name in _FILTER_OF.values())
-    rows: Counts = np.flatnonzero((bits != 0) & (bits & ~capacity == 0))
+    rows: Counts = np.flatnonzero((bits != 0) & (bits & ~_ROOM == 0))
     missing = np.zeros(len(rows), dtype=np.float64)
     for resource in RESOURCES:
         asked: int = getattr(request.resources, resource)
@@ -165,6 +166,9 @@ def how_many(hosts: Sequence[HostState] | Snapshot, request: Request) -> int:
         amount: int = getattr(request.resources, resource)
         if amount > 0:
             times = np.minimum(times, room(snapshot.capacity[resource], snapshot.used[resource])[rows] // amount)
+    if request.numa is not None:
+        held = [cells_hold(snapshot.hosts[row].cells, request.numa) for row in rows.tolist()]
+        times = np.minimum(times, np.array(held, dtype=np.int64))
     rule = request.group_rule if request.group is not None else ""
     if rule == "anti_affinity":
         times = np.minimum(times, 1)
@@ -217,7 +221,9 @@ def _for_one(snapshot: Snapshot, request: Request) -> list[tuple[Change, ...]]:
 
 def _healable(snapshot: Snapshot, request: Request, bits: Counts) -> Flags:
     """Rows that changes to the request alone can turn into candidates: in service, with some room of what is short."""
-    healable: Flags = bits & ~_HEALABLE == 0
+    # With an ask of NUMA cells less is another ask, which no flavor may stand for.
+    curable = _HEALABLE if request.numa is None else _HEALABLE & ~_ROOM
+    healable: Flags = bits & ~curable == 0
     if request.virt_mode is None:
         healable &= bits & _BIT["virt_mode"] == 0
     else:
@@ -270,7 +276,7 @@ def _less(request: Request, resource: Resource, to: int) -> Change:
 def _for_batch(snapshot: Snapshot, request: Request, count: int) -> list[tuple[Change, ...]]:
     fit = how_many(snapshot, request)
     changes = [Change("fewer", "instances", count, fit)] if fit else []
-    for resource in RESOURCES:
+    for resource in RESOURCES if request.numa is None else ():
         most = _most(snapshot, request, resource, count)
         if most:
             changes.append(_less(request, resource, most))

@@ -12,7 +12,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from compute.scheduler import topology
 from compute.scheduler.model import RESOURCES, HostState, Resource, Resources
+from compute.scheduler.topology import NumaAsk
 
 Flags = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -89,8 +91,10 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self.hosts)
 
-    def after(self, host_id: str, resources: Resources, *, group: str | None = None) -> Snapshot:
-        """Return the snapshot as it is once one instance of this size (and group) is on the host.
+    def after(
+        self, host_id: str, resources: Resources, *, group: str | None = None, numa: NumaAsk | None = None
+    ) -> Snapshot:
+        """Return the snapshot as it is once one instance of this size (and group, and ask of cells) is on the host.
 
         Raises KeyError for a host that is not in the snapshot.
         """
@@ -98,8 +102,9 @@ class Snapshot:
         counts = dict(host.group_counts)
         if group is not None:
             counts[group] = counts.get(group, 0) + 1
+        cells = host.cells if numa is None else topology.take(host.cells, topology.place(host.cells, numa) or ())
         return self.with_host(
-            replace(host, used=host.used + resources, instances=host.instances + 1, group_counts=counts)
+            replace(host, used=host.used + resources, instances=host.instances + 1, group_counts=counts, cells=cells)
         )
 
     def with_host(self, host: HostState) -> Snapshot:

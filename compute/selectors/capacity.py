@@ -105,7 +105,10 @@ def read_capacity(*, actor: Actor, pool: Pool) -> PoolCapacity:
     snapshot = KEPT.look(pool.id)
     fits = tuple(
         FlavorFit(flavor, headroom(snapshot, _size(flavor), "vm"), headroom(snapshot, _size(flavor), "container"))
-        for flavor in Flavor.objects.filter(active=True).order_by("memory_mib", "vcpus", "disk_gib", "name")
+        # Sizes of shared room: who asks for CPUs, pages or cells of its own takes other things, which hosts' pages show.
+        for flavor in Flavor.objects.filter(active=True, pinned=False, numa_nodes=0, hugepages_kib=0).order_by(
+            "memory_mib", "vcpus", "disk_gib", "name"
+        )
     )
     return PoolCapacity(
         pool=pool,

@@ -14,6 +14,7 @@ from compute.placement.remedies import shown_offers
 from compute.scheduler import explain
 from compute.scheduler.model import UNITS, Candidate
 from compute.scheduler.record import Numbers, Record, RecordError, resource_of, unpack
+from compute.scheduler.topology import MEASURES, NumaAsk, Shortage, room
 from tenants.errors import NotFound
 from tenants.scope import ALL, Scope
 from tenants.services.access import Actor, authorize, visible_tenant_ids
@@ -112,7 +113,7 @@ def explain_decision(*, actor: Actor, decision: Decision) -> Explained:
         return Explained((), (), (), "", tie=False)
     ids = [str(uuid.UUID(bytes=bytes(roster.host_ids[at : at + 16]))) for at in range(0, len(roster.host_ids), 16)]
     names = {str(key): name for key, name in Host.objects.filter(id__in=ids).values_list("id", "name")}
-    asked = decision.request["resources"]
+    asked = _asked(decision.request)
     numbers = {row.place: row for row in (*record.best, *record.closest)}
     places = {row.place: place for place, row in enumerate(record.best, start=1)}
     verdicts = tuple(
@@ -132,17 +133,35 @@ def explain_decision(*, actor: Actor, decision: Decision) -> Explained:
     )
 
 
-def shortfall(verdict: Verdict, asked: Mapping[str, int]) -> dict[str, Any]:
-    """Return `asked`, `free`, `margin`, `unit` of the first filter that refused, where it judges a resource and is kept."""
-    resource = resource_of(verdict.failing[0]) if verdict.failing else None
-    if resource is None or resource not in verdict.free:
+def shortfall(verdict: Verdict, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `asked`, `free`, `margin`, `unit` of the first filter that refused, where it counts something and is kept.
+
+    `request`: as the decision has it.
+    """
+    refused_by = verdict.failing[0] if verdict.failing else ""
+    counted = resource_of(refused_by) or refused_by
+    if counted not in verdict.free:
         return {}
+    of_cells = _asked_of_cells(request)
+    unit = of_cells[counted].unit if counted in of_cells else UNITS[counted]  # type: ignore[index]  # else a resource
     return {
-        "asked": asked[resource],
-        "free": verdict.free[resource],
-        "margin": verdict.margin[resource],
-        "unit": UNITS[resource],
+        "asked": _asked(request)[counted],
+        "free": verdict.free[counted],
+        "margin": verdict.margin[counted],
+        "unit": unit,
     }
+
+
+def _asked(request: Mapping[str, Any]) -> dict[str, int]:
+    """Return resource, or measure of NUMA cells -> what the request asks of it."""
+    of_cells = {measure: item.asked for measure, item in _asked_of_cells(request).items()}
+    return {**request["resources"], **of_cells}
+
+
+def _asked_of_cells(request: Mapping[str, Any]) -> dict[str, Shortage]:
+    numa = request.get("numa")
+    found = {measure: room((), NumaAsk(**numa), measure) for measure in MEASURES} if numa else {}
+    return {measure: item for measure, item in found.items() if item is not None}
 
 
 def find_verdict(verdicts: Sequence[Verdict], reference: str) -> Verdict:

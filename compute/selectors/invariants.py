@@ -79,7 +79,8 @@ CHECKS: tuple[Check, ...] = (
                       h.used_vcpus, h.used_memory_mib, h.used_disk_gib, h.used_instances,
                       coalesce(a.v, 0), coalesce(a.m, 0), coalesce(a.d, 0), coalesce(a.n, 0))
         FROM compute_host h LEFT JOIN (
-            SELECT host_id, sum(vcpus) v, sum(memory_mib) m, sum(disk_gib) d, count(*) n FROM compute_allocation GROUP BY host_id
+            SELECT host_id, sum(vcpus - dedicated_vcpus) v, sum(memory_mib - dedicated_memory_mib) m, sum(disk_gib) d, count(*) n
+            FROM compute_allocation GROUP BY host_id
         ) a ON a.host_id = h.id
         WHERE (h.used_vcpus, h.used_memory_mib, h.used_disk_gib, h.used_instances)
               IS DISTINCT FROM (coalesce(a.v, 0)::int, coalesce(a.m, 0)::int, coalesce(a.d, 0)::int, coalesce(a.n, 0)::int)
@@ -98,6 +99,51 @@ CHECKS: tuple[Check, ...] = (
         SELECT format('instance %%s is %%s and holds no allocation', i.id, i.state) FROM compute_instance i
         WHERE i.state IN ('building', 'active', 'error')
           AND NOT EXISTS (SELECT FROM compute_allocation a WHERE a.consumer_type = 'instance' AND a.consumer_id = i.id)
+        """,
+    ),
+    Check(
+        "I3",
+        "what guests have of each NUMA cell is what the host's row says, CPU by CPU",
+        """
+        WITH share AS (
+            SELECT a.host_id, a.id, s.cell, s.vcpus, s.memory_mib, s.page_kib, s.cpus
+            FROM compute_allocation a, jsonb_to_recordset(a.cells) AS s(cell int, vcpus int, memory_mib int, page_kib int, cpus jsonb)
+            WHERE a.cells IS NOT NULL
+        ), held AS (
+            SELECT host_id, cell, coalesce(sum(memory_mib) FILTER (WHERE page_kib = 0), 0) AS memory_mib,
+                   sum(jsonb_array_length(cpus)) AS cpus
+            FROM share GROUP BY host_id, cell
+        ), told AS (
+            SELECT h.id AS host_id, u.cell, u.memory_mib, jsonb_array_length(u.cpus) AS cpus
+            FROM compute_host h, jsonb_to_recordset(h.numa_used) AS u(cell int, memory_mib int, cpus jsonb)
+        )
+        SELECT format('host %%s cell %%s: books say %%s CPUs %%s MiB, allocations sum to %%s / %%s', host_id, cell,
+                      told.cpus, told.memory_mib, held.cpus, held.memory_mib)
+        FROM held FULL JOIN told USING (host_id, cell)
+        WHERE (held.cpus, held.memory_mib) IS DISTINCT FROM (told.cpus, told.memory_mib)
+        UNION ALL
+        SELECT format('host %%s cell %%s: %%s pages of %%s KiB in use, books say %%s', s.host_id, s.cell, s.pages, s.page_kib, u.told)
+        FROM (SELECT host_id, cell, page_kib, sum(memory_mib::bigint * 1024 / page_kib) AS pages
+              FROM share WHERE page_kib > 0 GROUP BY host_id, cell, page_kib) s
+        LEFT JOIN LATERAL (
+            SELECT (u.pages->>s.page_kib::text)::bigint AS told
+            FROM compute_host h, jsonb_to_recordset(h.numa_used) AS u(cell int, pages jsonb) WHERE h.id = s.host_id AND u.cell = s.cell
+        ) u ON true
+        WHERE u.told IS DISTINCT FROM s.pages
+        UNION ALL
+        SELECT format('allocation %%s: its cells name the CPUs %%s, pinned are %%s', a.id, n.named, p.pinned)
+        FROM compute_allocation a,
+        LATERAL (SELECT coalesce(array_agg(c.cpu::int ORDER BY c.cpu::int), '{}') AS named
+                 FROM share s, jsonb_array_elements_text(s.cpus) AS c(cpu) WHERE s.id = a.id) n,
+        LATERAL (SELECT coalesce(array_agg(p.cpu ORDER BY p.cpu), '{}') AS pinned FROM compute_pinnedcpu p
+                 WHERE p.allocation_id = a.id AND p.host_id = a.host_id) p
+        WHERE (a.cells IS NOT NULL OR p.pinned <> '{}') AND (n.named <> p.pinned OR cardinality(n.named) <> a.dedicated_vcpus)
+        UNION ALL
+        SELECT format('allocation %%s: %%s MiB in huge pages, its row says %%s', a.id, coalesce(s.n, 0), a.dedicated_memory_mib)
+        FROM compute_allocation a LEFT JOIN (
+            SELECT id, sum(memory_mib) AS n FROM share WHERE page_kib > 0 GROUP BY id
+        ) s ON s.id = a.id
+        WHERE a.dedicated_memory_mib <> coalesce(s.n, 0)
         """,
     ),
     QUOTA_SUMS,

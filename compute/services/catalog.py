@@ -104,8 +104,15 @@ def create_flavor(
     kind: str = "",
     cpu_model: str = "",
     cpu_flags: Sequence[str] = (),
+    numa_nodes: int = 0,
+    hugepages_kib: int = 0,
+    pinned: bool = False,
 ) -> Flavor:
-    """Offer a size. `cpu_model`, `cpu_flags`: in libvirt's names; for VMs only. Raises InvalidInput, NameTaken, PermissionDenied."""
+    """Offer a size. Raises InvalidInput, NameTaken, PermissionDenied.
+
+    `cpu_model`, `cpu_flags`: in libvirt's names; for VMs only. `numa_nodes`: spread evenly over so many NUMA cells, 0
+    leaves it to the host; `hugepages_kib`: memory in pages of this size, 0 for ordinary ones; `pinned`: a CPU for each vCPU.
+    """
     authorize(actor, "flavor.create", None)
     check_name(name)
     bounds = {
@@ -119,6 +126,7 @@ def create_flavor(
     if kind not in ("", "vm", "container"):
         raise InvalidInput.field("/kind", "invalid_kind", "Kind is vm, container, or left out for both.")
     _check_processor(kind, cpu_model, cpu_flags)
+    _check_cells(kind, vcpus, memory_mib, numa_nodes, hugepages_kib)
     with transaction.atomic(durable=True):
         try:
             with transaction.atomic():
@@ -130,6 +138,9 @@ def create_flavor(
                     kind=kind,
                     cpu_model=cpu_model,
                     cpu_flags=sorted(set(cpu_flags)),
+                    numa_nodes=numa_nodes,
+                    hugepages_kib=hugepages_kib,
+                    pinned=pinned,
                 )
         except IntegrityError:
             raise NameTaken(f"There is a flavor called {name} already.") from None
@@ -143,6 +154,9 @@ def create_flavor(
                 "disk_gib": disk_gib,
                 "cpu_model": cpu_model,
                 "cpu_flags": flavor.cpu_flags,
+                "numa_nodes": numa_nodes,
+                "hugepages_kib": hugepages_kib,
+                "pinned": pinned,
             },
         )
         return flavor
@@ -163,6 +177,35 @@ def _check_processor(kind: str, cpu_model: str, cpu_flags: Sequence[str]) -> Non
         )
 
 
+def _check_cells(kind: str, vcpus: int, memory_mib: int, numa_nodes: int, hugepages_kib: int) -> None:
+    if not 0 <= numa_nodes <= _MOST_NODES:
+        raise InvalidInput.field(
+            "/numa_nodes", "out_of_range", f"numa_nodes is a whole number from 0 to {_MOST_NODES}."
+        )
+    if hugepages_kib not in (0, *HUGE_PAGES_KIB):
+        sizes = " or ".join(map(str, HUGE_PAGES_KIB))
+        raise InvalidInput.field("/hugepages_kib", "invalid_page_size", f"Huge pages have {sizes} KiB; 0 is for none.")
+    nodes = numa_nodes or 1
+    if vcpus % nodes or memory_mib % nodes:
+        raise InvalidInput.field(
+            "/numa_nodes", "uneven", f"{vcpus} vCPU and {memory_mib} MiB do not spread evenly over {nodes} cells."
+        )
+    if hugepages_kib and memory_mib // nodes * 1024 % hugepages_kib:
+        raise InvalidInput.field(
+            "/hugepages_kib",
+            "uneven",
+            f"{memory_mib // nodes} MiB a cell are not made of pages of {hugepages_kib} KiB.",
+        )
+    if (hugepages_kib or nodes > 1) and kind != "vm":
+        raise InvalidInput.field(
+            "/kind",
+            "kind_mismatch",
+            "A container has no huge pages and no cells of its own: ask for them with the kind vm.",
+        )
+
+
+HUGE_PAGES_KIB = (2048, 1_048_576)
+_MOST_NODES = 8
 _CPU_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _MOST_FLAGS = 32
 _SUFFIX = {"qcow2": "qcow2", "raw": "raw", "rootfs-tar": "tar"}

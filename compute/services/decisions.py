@@ -15,6 +15,7 @@ from compute.placement.remedies import Offer
 from compute.scheduler import explain
 from compute.scheduler.model import WEIGHER_NAMES, Policy, Ranking, Request
 from compute.scheduler.record import pack, roster, roster_digest
+from compute.scheduler.topology import NumaAsk
 from compute.services.flight import record_frame
 from tenants.services.quota_forecast import QuotaEffect
 
@@ -126,4 +127,6 @@ def _json(value: Any) -> Any:
         return sorted(value)
     if isinstance(value, Mapping):
         return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, NumaAsk):
+        return dataclasses.asdict(value)
     return value

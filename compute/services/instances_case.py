@@ -15,7 +15,7 @@ from compute.scheduler.model import Request, Resources
 from compute.scheduler.remedies import hosts_short_of_room
 from compute.scheduler.snapshot import Snapshot
 from compute.services.addresses import addresses_left
-from compute.services.instances_wanted import Wanted, cpu_models_of, shared_networks, storages_of
+from compute.services.instances_wanted import Wanted, cpu_models_of, numa_of, shared_networks, storages_of
 from compute.wire import Kind
 from tenants.models import Tenant
 from tenants.services.quota_forecast import forecast_charge
@@ -52,7 +52,11 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
         ],
         least=Resources(1, LEAST_MEMORY_MIB, wanted.image.virtual_size_gib),
         limits=limits.forecast(tenant=tenant, amounts=wanted.amounts(count)),
-        reservations={pool: found for pool in pools if (found := _reservation(uuid.UUID(pool), tenant)) is not None},
+        reservations={
+            pool: found
+            for pool in pools
+            if request.numa is None and (found := _reservation(uuid.UUID(pool), tenant)) is not None
+        },
         needs={pool: Needs(frozenset({str(network.id)}), storages_of(network.pool)) for pool, network in pools.items()},
         guests=_guests(snapshot, request) if all_pools and count == 1 else (),
     )
@@ -60,6 +64,8 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
 
 def _asks_no_more(flavor: Flavor, wanted: Flavor) -> bool:
     """A size is offered in the place of another only where what fits that one beyond its size fits this one as well."""
+    if numa_of(flavor) is not None:
+        return False
     return flavor.cpu_model in ("", wanted.cpu_model) and set(flavor.cpu_flags) <= set(wanted.cpu_flags)
 
 
@@ -70,7 +76,10 @@ def _reservation(pool_id: uuid.UUID, tenant: Tenant) -> Reservation | None:
 def _guests(snapshot: Snapshot, request: Request) -> list[Guest]:
     """Return the active guests of the hosts that lack room and nothing else, of the few that lack least."""
     short = hosts_short_of_room(snapshot, request, most=_HOSTS_ASKED)
-    active = Instance.unscoped.filter(state="active", host__in=map(uuid.UUID, short)).select_related("flavor")
+    movable = {"flavor__pinned": False, "flavor__numa_nodes": 0, "flavor__hugepages_kib": 0}
+    active = Instance.unscoped.filter(state="active", host__in=map(uuid.UUID, short), **movable).select_related(
+        "flavor"
+    )
     rows = active.order_by("id")[:_GUESTS_ASKED]
     return [
         Guest(

@@ -19,7 +19,7 @@ from compute.scheduler.filters import FILTERS
 from compute.scheduler.model import Request, Resources
 from compute.selectors import lookup
 from compute.selectors.prices import hourly_prices
-from compute.services.instances_wanted import cpu_models_of
+from compute.services.instances_wanted import cpu_models_of, numa_of
 from compute.services.locking import lock_instance
 from compute.wire import Kind
 from tenants.errors import InvalidInput, NotFound, QuotaExceeded
@@ -171,6 +171,12 @@ def _look_up(reference: str, instance: Instance) -> Flavor:
             "disk_too_small",
             f"A disk never shrinks, since its file system would be cut: {instance.name} has {instance.disk_gib} GiB, "
             f"the flavor {flavor.name} {flavor.disk_gib}.",
+        )
+    if numa_of(flavor) is not None or numa_of(instance.flavor) is not None:
+        raise InvalidInput.field(
+            "/flavor",
+            "dedicated",
+            "CPUs, huge pages and NUMA cells of one's own are given when an instance is made: make a new one.",
         )
     if flavor.id == instance.flavor_id and size_of(flavor) == size_of(instance):
         raise InvalidInput.field("/flavor", "unchanged", f"{instance.name} has the flavor {flavor.name} already.")

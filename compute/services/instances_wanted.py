@@ -12,6 +12,7 @@ from compute.errors import InvalidState
 from compute.models import Flavor, Image, Network, Pool
 from compute.placement.give_back import quota_amounts
 from compute.scheduler.model import Policy, Request, Resources
+from compute.scheduler.topology import NumaAsk
 from compute.selectors import lookup
 from compute.selectors.known import Catalogue, ask_catalogue
 from compute.services.checks import check_name
@@ -85,15 +86,14 @@ class Wanted:
         """Return what the scheduler is asked, once per instance."""
         return Request(
             kind=cast(Kind, self.image.kind),
-            resources=Resources(
-                vcpus=self.flavor.vcpus, memory_mib=self.flavor.memory_mib, disk_gib=self.flavor.disk_gib
-            ),
+            resources=shared_part(self.flavor),
             pool_id=str(self.pool.id),
             cpu_models=cpu_models_of(self.flavor),
             cpu_flags=frozenset(self.flavor.cpu_flags),
             networks=frozenset({str(self.network.id)}),
             storages=storages_of(self.pool),
             image=str(self.image.id),
+            numa=numa_of(self.flavor),
         )
 
     def policy(self) -> Policy:
@@ -124,6 +124,28 @@ class Wanted:
 def shared_networks() -> QuerySet[Network]:
     """The networks that instances may get a port on; of a pool's several the first is taken."""
     return Network.objects.filter(tenant=None).order_by("created_at")
+
+
+def numa_of(flavor: Flavor) -> NumaAsk | None:
+    """What the flavor asks of NUMA cells. CPUs of its own and huge pages are of one cell where it names no number."""
+    if not (flavor.numa_nodes or flavor.hugepages_kib or flavor.pinned):
+        return None
+    return NumaAsk(
+        nodes=flavor.numa_nodes or 1,
+        vcpus=flavor.vcpus,
+        memory_mib=flavor.memory_mib,
+        page_kib=flavor.hugepages_kib,
+        pinned=flavor.pinned,
+    )
+
+
+def shared_part(flavor: Flavor) -> Resources:
+    """What the flavor takes of the slice that a host's guests share."""
+    return Resources(
+        vcpus=0 if flavor.pinned else flavor.vcpus,
+        memory_mib=0 if flavor.hugepages_kib else flavor.memory_mib,
+        disk_gib=flavor.disk_gib,
+    )
 
 
 def cpu_models_of(flavor: Flavor) -> frozenset[str]:

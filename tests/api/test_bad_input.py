@@ -280,6 +280,12 @@ ZEROES += [
         *({"cpu_model": name} for name in ("<cpu/>", "a b", "-x", "x" * 64, 7, None)),
         *({"cpu_flags": flags} for flags in ("avx2", ["avx2", ""], ["a b"], ["a\n"], [7], ["avx2"] * 33)),
         {"cpu_flags": ["avx2"], "kind": "container"},
+        *({"numa_nodes": nodes} for nodes in (-1, 9, 2, "1", True, 1.0)),  # 1 vCPU does not spread over 2
+        *({"hugepages_kib": size} for size in (4, -2048, 2**31, "2048", 1_048_576)),  # 16 MiB is no page of 1 GiB
+        {"hugepages_kib": 2048, "memory_mib": 17},
+        {"hugepages_kib": 2048, "kind": "container"},
+        {"vcpus": 2, "numa_nodes": 2, "kind": "container"},
+        *({"pinned": value} for value in (1, "yes", None)),
     )
 ]
 ZEROES += [

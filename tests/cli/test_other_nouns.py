@@ -102,3 +102,11 @@ def test_operations_decisions_and_audit(cli: Cli) -> None:
 def test_flavors_and_images(cli: Cli) -> None:
     assert cli("flavor", "list", "-o", "name").out == "nano\n"
     assert cli("image", "show", "tiny", "-o", "json").json["kind"] == "vm"
+    size = ("--vcpus", "2", "--memory-mib", "64", "--disk-gib", "1", "--kind", "vm", "--as-operator")
+    asks = ("--pinned", "--numa-nodes", "2", "--hugepages-kib", "2048", "--cpu-model", "Nehalem", "--cpu-flag", "aes")
+    cli("flavor", "create", "own", *size, *asks)
+    made = cli("flavor", "show", "own", "-o", "json").json
+    assert (made["pinned"], made["numa_nodes"], made["hugepages_kib"]) == (True, 2, 2048)
+    assert (made["cpu_model"], made["cpu_flags"]) == ("Nehalem", ["aes"])
+    uneven = (*size[:-3], "--numa-nodes", "4", "--kind", "vm", "--as-operator")
+    assert "do not spread evenly over 4 cells" in cli("flavor", "create", "odd", *uneven, code=1).err

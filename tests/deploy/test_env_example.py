@@ -19,7 +19,7 @@ def read_by_code() -> set[str]:
             if file.suffix == ".py" or (file.parent.name in ("deploy", "labhosts") and file.suffix == ""):
                 found |= set(re.findall(r"\bCENOTE_[A-Z][A-Z_]*[A-Z]\b", file.read_text(errors="ignore")))
     node = (REPO / "compute" / "node" / "settings.py").read_text()
-    found |= {f"CENOTE_NODE_{name}" for name in re.findall(r"""(?:text|number)\("([A-Z_]+)\"""", node)}
+    found |= {f"CENOTE_NODE_{name}" for name in re.findall(r"""(?:text|number|one_of|cpus)\("([A-Z_]+)\"""", node)}
     return {name for name in found if not name.startswith(("CENOTE_TEST_", "CENOTE_BUILD_"))} - NOT_LISTED
 
 

@@ -52,3 +52,20 @@ def test_secrets_are_not_shown() -> None:
     shown = repr(NodeSettings.from_env(ENV))
     assert "cnn_secret" not in shown
     assert "pw@" not in shown
+
+
+def test_the_slices_cpus_are_read_as_the_kernel_writes_them() -> None:
+    driver = NodeSettings.from_env(
+        ENV | {"CENOTE_NODE_CPUS": "0-3,8", "CENOTE_NODE_DEDICATED_CPUS": "8,2-3", "CENOTE_NODE_HUGE_PAGES": "no"}
+    ).driver
+    assert (driver.cpus, driver.dedicated_cpus, driver.huge_pages) == ((0, 1, 2, 3, 8), (2, 3, 8), False)
+    plain = NodeSettings.from_env(ENV).driver
+    assert (plain.cpus, plain.dedicated_cpus, plain.huge_pages) == ((), (), True)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "dedicated"), [("x", ""), ("0-", ""), ("0,,1", ""), ("0-3", "4"), ("0-3", "0-3"), ("", "1 2"), ("٤", "")]
+)
+def test_cpus_without_sense_are_named(cpus: str, dedicated: str) -> None:
+    with pytest.raises(SettingsError, match="CENOTE_NODE_"):
+        NodeSettings.from_env(ENV | {"CENOTE_NODE_CPUS": cpus, "CENOTE_NODE_DEDICATED_CPUS": dedicated})

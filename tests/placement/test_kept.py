@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import uuid
@@ -14,6 +15,7 @@ from django.db.models import F
 
 from compute.models import Host, Pool
 from compute.placement import kept
+from compute.placement.cells import free_cells
 from compute.placement.kept import KeptHosts
 from compute.placement.loader import HOST_COLUMNS, host_inventory, host_used
 from compute.scheduler.model import HostState
@@ -34,6 +36,7 @@ FACTS = (
     {},
     {"cpu_models": ["Nehalem"], "cpu_flags": ["aes", "avx2"], "shared_storage_id": "store", "kernel": "6.1"},
     {"networks": ["net"], "images": ["image"], "shared_storage_id": "store"},
+    {"numa": [{"id": 0, "cpus": [0, 1], "dedicated": [1], "memory_mib": 512, "huge_pages": []}]},
 )
 
 
@@ -65,6 +68,7 @@ def _read(pool: Pool) -> list[HostState]:
             networks=frozenset(row.facts.get("networks", [""])),
             storages=frozenset([row.facts.get("shared_storage_id", "")]),
             images=frozenset(row.facts.get("images", [])),
+            cells=free_cells(json.dumps(row.facts), json.dumps(row.numa_used)),
         )
         for row in rows
     ]
@@ -82,7 +86,7 @@ def _same(looked: Snapshot, read: list[HostState]) -> None:
 def _touch(dice: random.Random, pools: list[Pool], hosts: list[Host]) -> None:
     """One of the changes that hosts go through."""
     rows = Host.objects.filter(id=dice.choice(hosts).id)
-    match dice.randrange(9):
+    match dice.randrange(10):
         case 0 | 1:
             rows.update(used_vcpus=F("used_vcpus") + 1, ceiling_vcpus=F("ceiling_vcpus") + 1)
         case 2:
@@ -99,6 +103,8 @@ def _touch(dice: random.Random, pools: list[Pool], hosts: list[Host]) -> None:
             Pool.objects.filter(id=dice.choice(pools).id).update(vcpu_ratio=dice.choice([1.0, 2.0, 4.0]))
         case 8:
             rows.update(facts=dice.choice(FACTS))
+        case 9:
+            rows.update(numa_used=dice.choice(([], [{"cell": 0, "cpus": [1], "memory_mib": 64, "pages": {}}])))
 
 
 @pytest.mark.parametrize("seed", range(4))

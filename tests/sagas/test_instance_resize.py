@@ -277,3 +277,17 @@ def test_strangers_and_viewers_may_not(cloud: Cloud) -> None:
         with pytest.raises(PermissionDenied):
             order(actor=make_actor("viewer", cloud.tenant), instance_id=instance.id, flavor="large")
     assert _books(cloud) == {SMALL}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"pinned": True}, {"numa_nodes": 1}, {"hugepages_kib": 2048}],
+)
+def test_what_is_given_once_is_not_given_by_a_resize(cloud: Cloud, asked: dict[str, object]) -> None:
+    flavor = make_flavor("other", vcpus=2, memory_mib=512)
+    Flavor.objects.filter(id=flavor.id).update(**asked)
+    instance = cloud.create_stopped()
+    with pytest.raises(InvalidInput) as refused:
+        resize_instance(actor=cloud.actor, instance_id=instance.id, flavor="other")
+    assert refused.value.errors[0]["code"] == "dedicated"
+    assert _books(cloud) == {SMALL}

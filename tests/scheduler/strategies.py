@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from compute.scheduler.model import NOT_SAID, WEIGHER_NAMES, HostState, Inventory, Policy, Request, Resources
+from compute.scheduler.topology import Cell, NumaAsk
 
 # Cores are shared by many tests: a slow example says nothing about the scheduler, so there is no deadline.
 counted = settings(
@@ -60,6 +61,27 @@ inventories = st.builds(
 )
 
 
+cell_amounts = st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(0, 8), st.integers(0, 8))
+
+
+def numbered(amounts: Sequence[tuple[int, int, int, int]]) -> tuple[Cell, ...]:
+    """Cells with so many CPUs of one's own, shared CPUs, MiB and pages of 1 MiB."""
+    return tuple(
+        Cell(number, tuple(range(10 * number, 10 * number + cpus)), shared, memory, ((1024, pages),))
+        for number, (cpus, shared, memory, pages) in enumerate(amounts)
+    )
+
+
+numa_asks = st.builds(
+    NumaAsk,
+    nodes=st.sampled_from([1, 1, 2]),
+    vcpus=st.sampled_from([2, 4]),
+    memory_mib=st.sampled_from([2, 8]),
+    page_kib=st.sampled_from([0, 1024]),
+    pinned=st.booleans(),
+)
+
+
 @st.composite
 def host_states(draw: st.DrawFn, *, host_id: str, in_service: bool = False) -> HostState:
     states = st.just("enabled") if in_service else st.sampled_from(["enabled", "enabled", "draining", "disabled"])
@@ -83,6 +105,7 @@ def host_states(draw: st.DrawFn, *, host_id: str, in_service: bool = False) -> H
         storages=draw(mostly(STORAGES) | unsaid),
         images=draw(st.frozensets(st.sampled_from(IMAGES))),
         failure_domain=draw(st.sampled_from(DOMAINS)),
+        cells=draw(st.just(()) | st.lists(cell_amounts, max_size=3).map(numbered)),
     )
 
 
@@ -114,6 +137,7 @@ requests = st.builds(
     domain_limit=st.sampled_from([None, None, 0, 1, 2]),
     domain_members=st.dictionaries(st.sampled_from(["rack-1", "rack-2", "rack-elsewhere"]), st.integers(0, 2)),
     exposed_hosts=st.sampled_from([frozenset[str](), frozenset[str](), frozenset(IDS[1:3])]),
+    numa=st.none() | st.none() | numa_asks,
 )
 
 

@@ -15,6 +15,7 @@ from compute.scheduler.filters import FILTERS
 from compute.scheduler.model import MODES_OF_KIND, RESOURCES, HostState, Policy, Request, Resources
 from compute.scheduler.ranking import rank, rank_columns, rank_hosts
 from compute.scheduler.snapshot import Snapshot
+from compute.scheduler.topology import NumaAsk
 from tests.scheduler.strategies import amounts, counted, fleets, host_states, policies, requests, shuffled
 
 
@@ -58,11 +59,22 @@ def can_take(host: HostState, request: Request) -> bool:
     for wanted, reached in ((request.networks, host.networks), (request.storages, host.storages)):
         if wanted - reached and "" not in reached:
             return False
+    if request.numa is not None and not cells_allow(host, request.numa):
+        return False
     for resource in RESOURCES:
         asked = getattr(request.resources, resource)
         if asked and getattr(host.used, resource) + asked > exact_capacity(host, resource):
             return False
     return True
+
+
+def cells_allow(host: HostState, ask: NumaAsk) -> bool:
+    able = 0
+    for cell in host.cells:
+        cpus = len(cell.cpus) * ask.nodes >= ask.vcpus if ask.pinned else cell.shared_cpus > 0
+        memory = cell.pages[0][1] if ask.page_kib else cell.memory_mib
+        able += cpus and memory * ask.nodes >= ask.memory_mib
+    return able >= ask.nodes
 
 
 @counted
@@ -130,15 +142,17 @@ def test_a_stream_of_placements_never_goes_over_the_ratio(
     for request in stream:
         ranking = rank(snapshot, request, policy)
         if ranking.candidates:
-            snapshot = snapshot.after(ranking.candidates[0].host_id, request.resources, group=request.group)
+            best = ranking.candidates[0].host_id
+            snapshot = snapshot.after(best, request.resources, group=request.group, numa=request.numa)
     for host in snapshot.hosts:
         for resource in RESOURCES:
             used = getattr(host.used, resource)
             # A host that was over before (it shrank) may stay so, but never takes more.
             assert used <= exact_capacity(host, resource) or used == getattr(started[host.id], resource)
+        assert all(cell.memory_mib >= 0 and cell.pages[0][1] >= 0 for cell in host.cells)
 
 
-PATCHED = ("inventory", "used", "instances", "admin_state", "observed_state", "load", "group_counts")
+PATCHED = ("inventory", "used", "instances", "admin_state", "observed_state", "load", "group_counts", "cells")
 
 
 def facts(snapshot: Snapshot) -> list[dict[str, object]]:

@@ -10,6 +10,7 @@ from compute.scheduler.filters import FILTERS
 from compute.scheduler.model import WEIGHER_NAMES, Candidate, HostState, Policy, Ranking, Reason, Refusal, Request
 from compute.scheduler.ranking import rank, rank_columns, rank_hosts
 from compute.scheduler.snapshot import Snapshot
+from compute.scheduler.topology import Cell, NumaAsk
 from compute.scheduler.weighers import WEIGHERS
 from tests.factories.scheduler import host, request, resources
 
@@ -55,6 +56,18 @@ REFUSED: dict[str, tuple[HostState, Request, str]] = {
     "capacity_vcpus": (host(used=resources(8, 0, 0)), request(), ""),
     "capacity_memory": (host(used=resources(0, 8192, 0)), request(), ""),
     "capacity_disk": (host(used=resources(0, 0, 100)), request(), ""),
+    "dedicated_cpus": (
+        replace(host(), cells=(Cell(0, (1, 2), 1, 4096),)),
+        replace(request(), numa=NumaAsk(1, 3, 64, pinned=True)),
+        "",
+    ),
+    "huge_pages": (
+        replace(host(), cells=(Cell(0, (), 1, 4096, ((2048, 31),)),)),
+        replace(request(), numa=NumaAsk(1, 1, 64, page_kib=2048)),
+        "",
+    ),
+    "numa_memory": (replace(host(), cells=(Cell(0, (), 1, 63),)), replace(request(), numa=NumaAsk(1, 1, 64)), ""),
+    "numa_cells": (replace(host(), cells=(Cell(0, (), 0, 64),)), replace(request(), numa=NumaAsk(1, 1, 64)), ""),
     "host_loss": (host("host-1"), replace(request(), exposed_hosts=frozenset({"host-1"})), ""),
 }
 

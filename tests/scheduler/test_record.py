@@ -15,6 +15,8 @@ from compute.scheduler.model import RESOURCES, HostState, Policy, Request
 from compute.scheduler.ranking import rank
 from compute.scheduler.record import KEPT, Record, RecordError, pack, roster, roster_digest, unpack
 from compute.scheduler.snapshot import Snapshot
+from compute.scheduler.topology import MEASURES
+from compute.scheduler.topology import room as cells_room
 from tests.factories.scheduler import host, request, resources
 from tests.scheduler.strategies import counted, fleets, policies, requests
 
@@ -41,7 +43,11 @@ def test_a_record_says_what_its_ranking_said(hosts: list[HostState], wanted: Req
     for row in (*record.best, *record.closest):
         one = looked_at[row.place]
         capacity = one.inventory.capacity()
-        assert row.free == {name: room(getattr(capacity, name), getattr(one.used, name)) for name in RESOURCES}
+        free = {name: room(getattr(capacity, name), getattr(one.used, name)) for name in RESOURCES}
+        if wanted.numa is not None:
+            found = {measure: cells_room(one.cells, wanted.numa, measure) for measure in MEASURES}
+            free |= {measure: item.free for measure, item in found.items() if item is not None}
+        assert row.free == free
     assert {looked_at[row.place].id for row in record.closest} <= {refusal.host_id for refusal in ranking.refusals}
     assert len(record.closest) == min(KEPT, len(ranking.refusals))
 

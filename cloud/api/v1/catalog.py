@@ -6,7 +6,7 @@ from rest_framework import serializers
 from rest_framework.response import Response
 
 from cloud.api.etags import tagged
-from cloud.api.fields import Answer, Choice, StrictSerializer, Text, Whole
+from cloud.api.fields import Answer, Choice, Flag, StrictSerializer, Text, Whole
 from cloud.api.pagination import page
 from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
@@ -25,6 +25,9 @@ class FlavorAnswer(Answer):
     kind = serializers.ChoiceField(["", "vm", "container"], help_text="empty: for both")
     cpu_model = serializers.CharField(help_text="that its VMs get; empty: the pool's")
     cpu_flags = serializers.ListField(child=serializers.CharField(), help_text="that its VMs get beyond their model")
+    numa_nodes = serializers.IntegerField(help_text="NUMA cells that it is spread over; 0: wherever the host likes")
+    hugepages_kib = serializers.IntegerField(help_text="size of its memory's pages; 0: ordinary ones")
+    pinned = serializers.BooleanField(help_text="whether each of its vCPU has a CPU to itself")
     created_at = serializers.DateTimeField()
     version = serializers.IntegerField()
 
@@ -39,6 +42,9 @@ class FlavorCreateInput(StrictSerializer):
     cpu_flags = serializers.ListField(
         child=Text(max_length=63), max_length=32, required=False, help_text="in libvirt's names; for the kind vm"
     )
+    numa_nodes = Whole(max_value=8, required=False, help_text="evenly; more than 1 for the kind vm")
+    hugepages_kib = Whole(max_value=1_048_576, required=False, help_text="2048 or 1048576; for the kind vm")
+    pinned = Flag(required=False)
 
 
 class ImageAnswer(Answer):

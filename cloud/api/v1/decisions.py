@@ -136,7 +136,7 @@ def show_decision(decision: Decision, actor: Actor) -> dict[str, Any]:
     row = _summary(decision, actor, visible_tenant_ids(actor))
     if actor.is_operator:
         found = explain_decision(actor=actor, decision=decision)
-        asked = decision.request["resources"]
+        asked = decision.request
         row |= {
             "weights": decision.weights,
             "choice": found.choice,
@@ -162,7 +162,7 @@ def _summary(decision: Decision, actor: Actor, visible: Scope) -> dict[str, Any]
     }
 
 
-def _verdict(verdict: Verdict, asked: dict[str, int]) -> dict[str, Any]:
+def _verdict(verdict: Verdict, asked: dict[str, Any]) -> dict[str, Any]:
     lacks = {"asked": None, "margin": None, "unit": None, **shortfall(verdict, asked)}
     return {
         "host_id": verdict.host_id,
@@ -216,5 +216,5 @@ class Decisions(Door):
         verdicts = explain_decision(actor=call.actor, decision=decision).verdicts
         if "host" in call.query:
             verdicts = (find_verdict(verdicts, call.query["host"]),)
-        asked = decision.request["resources"]
+        asked = decision.request
         return Response(call.render(VerdictsAnswer, {"items": [_verdict(verdict, asked) for verdict in verdicts]}))

@@ -45,6 +45,16 @@ class NumaCellAnswer(Answer):
     cpus = serializers.ListField(child=serializers.IntegerField())
     memory_mib = serializers.IntegerField()
     huge_pages = HugePagesAnswer(many=True)
+    dedicated = serializers.ListField(
+        required=False, child=serializers.IntegerField(), help_text="kept for guests with CPUs of their own"
+    )
+
+
+class NumaUsedAnswer(Answer):
+    cell = serializers.IntegerField()
+    cpus = serializers.ListField(child=serializers.IntegerField(), help_text="that guests have to themselves")
+    memory_mib = serializers.IntegerField(help_text="of guests that asked for a cell, in ordinary pages")
+    pages = serializers.DictField(child=serializers.IntegerField(), help_text="huge pages by size in KiB")
 
 
 class FactsAnswer(Answer):
@@ -90,6 +100,7 @@ class HostAnswer(Answer):
     used = UsedAnswer(source="*")
     instances = serializers.IntegerField(source="used_instances")
     facts = FactsAnswer()
+    numa_used = NumaUsedAnswer(many=True, help_text="what guests have of its NUMA cells")
     proof = serializers.JSONField(help_text="what it showed of itself when it was enrolled")
     proved_at = serializers.DateTimeField(allow_null=True)
     last_seen_at = serializers.DateTimeField(allow_null=True)

@@ -57,10 +57,14 @@ def create_flavor(
     kind: Annotated[str | None, typer.Option(help="vm or container; left out: for both")] = None,
     cpu_model: Annotated[str | None, typer.Option(help="That its VMs get, such as EPYC-Rome")] = None,
     cpu_flag: Annotated[list[str] | None, typer.Option(help="That its VMs get, such as avx2; may be repeated")] = None,
+    numa_nodes: Annotated[int | None, typer.Option(min=1, max=8, help="NUMA cells to spread it over, evenly")] = None,
+    hugepages_kib: Annotated[int | None, typer.Option(help="Size of its memory's pages: 2048 or 1048576")] = None,
+    pinned: Annotated[bool, typer.Option("--pinned", help="A CPU for each of its vCPU")] = False,
 ) -> None:
     """Offer a size; for operators."""
     body: dict[str, Any] = {"name": name, "vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib}
-    asked = {"kind": kind, "cpu_model": cpu_model, "cpu_flags": cpu_flag}
+    asked: dict[str, Any] = {"kind": kind, "cpu_model": cpu_model, "cpu_flags": cpu_flag}
+    asked |= {"numa_nodes": numa_nodes, "hugepages_kib": hugepages_kib, "pinned": pinned}
     body |= {field: value for field, value in asked.items() if value}
     session.rows([session.client.post("flavors", body)], FLAVOR_COLUMNS)
 

@@ -114,7 +114,7 @@ class Driver(abc.ABC):
 
         It runs in its tenant's partition (`spec.partition`); a domain that was running already stays where it is.
         A paused domain is resumed. `token` is written to the domain's metadata. Needs `prepare` to have been done.
-        Raises Never("disk_missing" | "definition_refused" | "start_failed").
+        Raises Never("disk_missing" | "cells_refused" | "definition_refused" | "start_failed").
         """
 
     @abc.abstractmethod

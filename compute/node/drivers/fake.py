@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from compute.node.drivers.base import Capabilities, Driver, Never, RetryLater, Unknown
+from compute.node.drivers.cpus import check_cells
 from compute.node.drivers.faults import Fault, SimulatedCrash
 from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import read_marker
@@ -243,6 +244,7 @@ class FakeDriver(Driver):
     def start(self, spec: InstanceSpec, *, token: int) -> PowerState:
         with self._at("start", spec.id):
             self._refuse_foreign(spec.id)
+            check_cells(spec, self.host.numa)
             disk = self.host.disks.get(spec.id)
             if disk is None or not disk.whole:
                 raise Never("disk_missing", f"{spec.id} was not prepared")

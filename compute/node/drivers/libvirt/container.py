@@ -87,6 +87,7 @@ class ContainerKind(GuestKind):
             paths=paths,
             bridges=bridges,
             partition=partition,
+            shared_cpus=self.shared_cpus(spec),
         )
 
     def settle(self, spec: InstanceSpec, seen: SeenDomain, paths: InstancePaths) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from lxml import etree
 
@@ -34,9 +34,16 @@ def flags_of(processor: str) -> tuple[str, ...]:
     return tuple(sorted(flag.get("name", "") for flag in found if flag.get("policy") != "disable"))
 
 
-def numa_cells(capabilities: str, free_pages: Mapping[tuple[int, int], int]) -> tuple[NumaCell, ...]:
+def numa_cells(
+    capabilities: str,
+    free_pages: Mapping[tuple[int, int], int],
+    *,
+    cpus: Collection[int] = (),
+    dedicated: Collection[int] = (),
+) -> tuple[NumaCell, ...]:
     """Return the machine's NUMA cells. `free_pages`: (cell, page size in KiB) -> pages that nobody uses.
 
+    `cpus`: those of the slice, () for all; `dedicated`: those of them that are kept for guests with CPUs of their own.
     A cell without memory of its own is left out: nothing can be placed there.
     """
     cells = []
@@ -44,11 +51,14 @@ def numa_cells(capabilities: str, free_pages: Mapping[tuple[int, int], int]) -> 
         number, memory = int(cell.get("id", "0")), cell.findtext("memory")
         if memory is None:
             continue
+        there = {int(cpu.get("id", "0")) for cpu in cell.iterfind("cpus/cpu")}
+        there = there & set(cpus) if cpus else there
         pages = {int(item.get("size", "0")): int(item.text or "0") for item in cell.iterfind("pages")}
         cells.append(
             NumaCell(
                 id=number,
-                cpus=tuple(sorted(int(cpu.get("id", "0")) for cpu in cell.iterfind("cpus/cpu"))),
+                cpus=tuple(sorted(there)),
+                dedicated=tuple(sorted(there & set(dedicated))),
                 memory_mib=int(memory) // 1024,
                 huge_pages=tuple(
                     HugePages(size, total, free_pages.get((number, size), 0))

@@ -12,7 +12,6 @@ from compute.node.drivers.libvirt import cgroups as control_groups
 from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
 from compute.node.drivers.libvirt.console import read_log, trim
 from compute.node.drivers.libvirt.container import ContainerKind
-from compute.node.drivers.libvirt.facts import huge_sizes, numa_cells
 from compute.node.drivers.libvirt.kind import ACTIVE, PROOF_PREFIX, GuestKind, read_ports, remove_directory
 from compute.node.drivers.libvirt.partitions import Partitions
 from compute.node.drivers.libvirt.probe import prove_host
@@ -26,7 +25,6 @@ from compute.wire import (
     HostInventory,
     HostProof,
     InstanceSpec,
-    NumaCell,
     PartitionReport,
     PowerState,
     TenantShares,
@@ -85,7 +83,7 @@ class LibvirtDriver(Driver):
             cpu_flags=processors.flags,
             networks=self._network.reached(),
             images=images,
-            numa=self._numa(),
+            numa=self._vms.cells(),
         )
 
     def prove(self) -> HostProof:
@@ -166,12 +164,6 @@ class LibvirtDriver(Driver):
             remove_directory(paths.local)
 
     # -- parts
-
-    def _numa(self) -> tuple[NumaCell, ...]:
-        hypervisor = self._vms.hypervisor
-        capabilities = hypervisor.capabilities()
-        cells = [cell.id for cell in numa_cells(capabilities, {})]
-        return numa_cells(capabilities, hypervisor.free_pages(huge_sizes(capabilities), cells))
 
     def _kind_of(self, spec: InstanceSpec) -> GuestKind:
         return self._vms if spec.kind == "vm" else self._containers

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -18,14 +19,16 @@ from typing import Final
 from lxml import etree
 
 from compute.node.drivers.base import Never, RetryLater, Unknown
+from compute.node.drivers.cpus import check_cells, shared_cpus
 from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
+from compute.node.drivers.libvirt.facts import huge_sizes, numa_cells
 from compute.node.drivers.libvirt.metadata import PARSER, metadata_text
 from compute.node.drivers.libvirt.partitions import Partitions
 from compute.node.drivers.libvirt.xml import to_text
 from compute.node.drivers.network import PortManager
 from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import InstancePaths, instance_paths, trash_path
-from compute.wire import InstanceSpec, Kind, PowerState
+from compute.wire import InstanceSpec, Kind, NumaCell, PowerState
 
 ACTIVE: Final = frozenset({"running", "paused"})
 ASK_AGAIN_SECONDS: Final = 5.0  # a guest that is still booting misses the first press of its power button
@@ -94,6 +97,30 @@ class GuestKind(abc.ABC):
     @abc.abstractmethod
     def tidy(self, instance_id: str) -> None:
         """Take away what the kind left on the host for an instance that is off."""
+
+    # -- processors
+
+    def cells(self) -> tuple[NumaCell, ...]:
+        """Return the NUMA cells of the slice, as they are now. Raises Unknown."""
+        capabilities = self.hypervisor.capabilities()
+        settings = self._settings
+        free = {}
+        if settings.huge_pages:
+            numbers = [cell.id for cell in numa_cells(capabilities, {})]
+            free = self.hypervisor.free_pages(huge_sizes(capabilities), numbers)
+        found = numa_cells(capabilities, free, cpus=settings.cpus, dedicated=settings.dedicated_cpus)
+        return found if settings.huge_pages else tuple(dataclasses.replace(cell, huge_pages=()) for cell in found)
+
+    def shared_cpus(self, spec: InstanceSpec) -> tuple[int, ...]:
+        """Return where the guest's threads run that have no CPU to themselves; () for anywhere.
+
+        Raises Never("cells_refused"), Unknown.
+        """
+        if not (spec.cells or self._settings.cpus or self._settings.dedicated_cpus):
+            return ()
+        cells = self.cells()
+        check_cells(spec, cells)
+        return shared_cpus(spec, cells)
 
     # -- the ensures
 

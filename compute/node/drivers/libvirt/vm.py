@@ -181,6 +181,7 @@ class VmKind(GuestKind):
             paths=paths,
             bridges=bridges,
             partition=partition,
+            shared_cpus=self.shared_cpus(spec),
         )
 
     def settle(self, spec: InstanceSpec, seen: SeenDomain, paths: InstancePaths) -> None:

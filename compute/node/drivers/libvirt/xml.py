@@ -13,6 +13,7 @@ from pathlib import PurePath, PurePosixPath
 from lxml import etree
 
 from compute.node.drivers.base import Never
+from compute.node.drivers.cpus import cpu_list
 from compute.node.drivers.libvirt.metadata import NAMESPACE
 from compute.node.drivers.libvirt.xml_text import clean
 from compute.wire import InstanceSpec
@@ -46,6 +47,16 @@ def add_partition(domain: etree._Element, partition: str | None) -> None:
     """Append where among the control groups the guest runs; libvirt's own place where that is None."""
     if partition is not None:
         node(node(domain, "resource"), "partition", partition)
+
+
+def add_memory_cells(domain: etree._Element, spec: InstanceSpec) -> None:
+    """Append of which NUMA cells of the host the memory is: of these and of no others, even where that ends the guest."""
+    if spec.cells:
+        tune = node(domain, "numatune")
+        node(tune, "memory", mode="strict", nodeset=cpu_list(part.cell for part in spec.cells))
+        if len(spec.cells) > 1:
+            for number, part in enumerate(spec.cells):
+                node(tune, "memnode", cellid=number, mode="strict", nodeset=part.cell)
 
 
 def check_allowed(

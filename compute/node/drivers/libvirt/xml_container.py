@@ -6,9 +6,10 @@ from typing import Final
 
 from lxml import etree
 
+from compute.node.drivers.cpus import cpu_list
 from compute.node.drivers.libvirt.cgroups import Cgroups
 from compute.node.drivers.libvirt.metadata import metadata_element
-from compute.node.drivers.libvirt.xml import add_partition, check_allowed, domain_name, node
+from compute.node.drivers.libvirt.xml import add_memory_cells, add_partition, check_allowed, domain_name, node
 from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import InstancePaths
 from compute.wire import InstanceSpec
@@ -22,7 +23,7 @@ DROPPED: Final = (
 )
 _ELEMENTS = """
     name uuid metadata memory currentMemory vcpu cputune cputune/shares cputune/period cputune/quota
-    resource resource/partition memtune memtune/hard_limit memtune/swap_hard_limit blkiotune blkiotune/weight
+    resource resource/partition numatune numatune/memory memtune memtune/hard_limit memtune/swap_hard_limit blkiotune blkiotune/weight
     os os/type os/init os/initarg idmap idmap/uid idmap/gid features features/privnet features/capabilities
     clock on_poweroff on_reboot on_crash
     devices devices/filesystem devices/filesystem/source devices/filesystem/target
@@ -43,8 +44,11 @@ def build_container(
     bridges: tuple[str, ...],
     partition: str | None = None,
     init: tuple[str, ...] = (INIT,),
+    shared_cpus: tuple[int, ...] = (),
 ) -> etree._Element:
     """Return the domain. `bridges` are those of `spec.nics`, in order; `name` keeps the one a defined domain has.
+
+    `shared_cpus`: where it runs unless it has CPUs to itself; () for anywhere.
 
     What the kernel cannot limit (`cgroups`) is left out, since libvirt would refuse the whole.
     Raises Never("definition_refused").
@@ -55,7 +59,8 @@ def build_container(
     node(domain, "metadata").append(metadata_element(spec, token))
     node(domain, "memory", str(spec.memory_mib), unit="MiB")
     node(domain, "currentMemory", str(spec.memory_mib), unit="MiB")
-    _add_limits(domain, spec, cgroups)
+    _add_limits(domain, spec, cgroups, shared_cpus)
+    add_memory_cells(domain, spec)
     add_partition(domain, partition)
     system = node(domain, "os")
     node(system, "type", "exe", arch="x86_64")
@@ -89,7 +94,7 @@ def build_container(
     return domain
 
 
-def _add_limits(domain: etree._Element, spec: InstanceSpec, cgroups: Cgroups) -> None:
+def _add_limits(domain: etree._Element, spec: InstanceSpec, cgroups: Cgroups, shared_cpus: tuple[int, ...]) -> None:
     if "memory" in cgroups.features:
         memory = node(domain, "memtune")
         node(memory, "hard_limit", str(spec.memory_mib), unit="MiB")
@@ -98,7 +103,10 @@ def _add_limits(domain: etree._Element, spec: InstanceSpec, cgroups: Cgroups) ->
             node(memory, "swap_hard_limit", str(spec.memory_mib), unit="MiB")
     if "io_weight" in cgroups.features:
         node(node(domain, "blkiotune"), "weight", str(spec.io_weight))
-    node(domain, "vcpu", str(spec.vcpus), placement="static")
+    vcpus = node(domain, "vcpu", str(spec.vcpus), placement="static")
+    # A container's processes have no vCPU of their own to be pinned: all of them have all of its CPUs.
+    if cpus := [cpu for part in spec.cells for cpu in part.cpus] or shared_cpus:
+        vcpus.set("cpuset", cpu_list(cpus))
     if "cpu_shares" in cgroups.features or "cpu_quota" in cgroups.features:
         tune = node(domain, "cputune")
         if "cpu_shares" in cgroups.features:

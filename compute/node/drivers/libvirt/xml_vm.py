@@ -7,21 +7,23 @@ from typing import Final, Literal
 
 from lxml import etree
 
+from compute.node.drivers.cpus import cpu_list
 from compute.node.drivers.libvirt.cgroups import Cgroups
 from compute.node.drivers.libvirt.metadata import metadata_element
-from compute.node.drivers.libvirt.xml import add_partition, check_allowed, domain_name, node
+from compute.node.drivers.libvirt.xml import add_memory_cells, add_partition, check_allowed, domain_name, node
 from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import ImagePaths, InstancePaths
-from compute.wire import InstanceSpec
+from compute.wire import CellSpec, InstanceSpec
 
 AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 RANDOM: Final = "/dev/urandom"
 HOST_PROCESSOR: Final = "host-passthrough"
 _ELEMENTS = """
-    name uuid metadata memory currentMemory vcpu cputune cputune/shares blkiotune blkiotune/weight
+    name uuid metadata memory currentMemory memoryBacking memoryBacking/hugepages memoryBacking/hugepages/page
+    vcpu cputune cputune/shares cputune/vcpupin cputune/emulatorpin numatune numatune/memory numatune/memnode blkiotune blkiotune/weight
     resource resource/partition
     os os/type os/kernel os/initrd os/cmdline os/boot features features/acpi features/apic
-    cpu cpu/model cpu/feature clock clock/timer on_poweroff on_reboot on_crash
+    cpu cpu/model cpu/feature cpu/numa cpu/numa/cell clock clock/timer on_poweroff on_reboot on_crash
     devices devices/disk devices/disk/driver devices/disk/source devices/disk/target devices/disk/readonly
     devices/disk/boot devices/interface devices/interface/mac devices/interface/source devices/interface/target
     devices/interface/model devices/interface/mtu devices/controller devices/serial devices/serial/log
@@ -54,8 +56,11 @@ def build_vm(
     paths: InstancePaths,
     bridges: tuple[str, ...],
     partition: str | None = None,
+    shared_cpus: tuple[int, ...] = (),
 ) -> etree._Element:
     """Return the domain. `bridges` are those of `spec.nics`, in order; `name` keeps the one a defined domain has.
+
+    `shared_cpus`: where the threads run that have no CPU to themselves; () for anywhere.
 
     Raises Never("definition_refused").
     """
@@ -65,9 +70,13 @@ def build_vm(
     node(domain, "metadata").append(metadata_element(spec, token))
     node(domain, "memory", str(spec.memory_mib), unit="MiB")
     node(domain, "currentMemory", str(spec.memory_mib), unit="MiB")
-    node(domain, "vcpu", str(spec.vcpus), placement="static")
-    if "cpu_shares" in cgroups.features:
-        node(node(domain, "cputune"), "shares", str(cgroups.cpu_shares(spec.cpu_shares)))
+    if spec.cells and (size := spec.cells[0].page_kib):
+        node(node(node(domain, "memoryBacking"), "hugepages"), "page", size=size, unit="KiB")
+    vcpus = node(domain, "vcpu", str(spec.vcpus), placement="static")
+    if shared_cpus:
+        vcpus.set("cpuset", cpu_list(shared_cpus))
+    _add_cpu_tuning(domain, spec, cgroups, shared_cpus)
+    add_memory_cells(domain, spec)
     if "io_weight" in cgroups.features:
         node(node(domain, "blkiotune"), "weight", str(spec.io_weight))
     add_partition(domain, partition)
@@ -75,6 +84,20 @@ def build_vm(
     _add_devices(node(domain, "devices"), spec, machine, paths, bridges)
     check_allowed(domain, ALLOWED, directories=(settings.shared_dir, settings.local_dir), files=(RANDOM,))
     return domain
+
+
+def _add_cpu_tuning(domain: etree._Element, spec: InstanceSpec, cgroups: Cgroups, shared_cpus: tuple[int, ...]) -> None:
+    own = [cpu for part in spec.cells for cpu in part.cpus]
+    if not own and "cpu_shares" not in cgroups.features:
+        return
+    tune = node(domain, "cputune")
+    if "cpu_shares" in cgroups.features:
+        node(tune, "shares", str(cgroups.cpu_shares(spec.cpu_shares)))
+    for vcpu, cpu in enumerate(own):
+        node(tune, "vcpupin", vcpu=vcpu, cpuset=cpu)
+    if own:
+        # QEMU's own threads (I/O, migration) would take the guest's CPUs from it.
+        node(tune, "emulatorpin", cpuset=cpu_list(shared_cpus))
 
 
 def _add_boot(domain: etree._Element, spec: InstanceSpec, machine: Machine, image: ImagePaths) -> None:
@@ -89,7 +112,7 @@ def _add_boot(domain: etree._Element, spec: InstanceSpec, machine: Machine, imag
     features = node(domain, "features")
     node(features, "acpi")  # the power button
     node(features, "apic")
-    add_processor(domain, machine, model=spec.cpu_model, flags=spec.cpu_flags)
+    add_processor(domain, machine, model=spec.cpu_model, flags=spec.cpu_flags, cells=spec.cells)
     clock = node(domain, "clock", offset="utc")
     node(clock, "timer", name="rtc", tickpolicy="catchup")
     node(clock, "timer", name="pit", tickpolicy="delay")
@@ -99,10 +122,18 @@ def _add_boot(domain: etree._Element, spec: InstanceSpec, machine: Machine, imag
     node(domain, "on_crash", "destroy")
 
 
-def add_processor(domain: etree._Element, machine: Machine, *, model: str = "", flags: tuple[str, ...] = ()) -> None:
+def add_processor(
+    domain: etree._Element,
+    machine: Machine,
+    *,
+    model: str = "",
+    flags: tuple[str, ...] = (),
+    cells: tuple[CellSpec, ...] = (),
+) -> None:
     """Append the processor: a named model, since a guest must find the same one on every host of its pool.
 
-    `model` "": the one that the host chose for all. `flags` it must have beyond the model's own.
+    `model` "": the one that the host chose for all. `flags` it must have beyond the model's own. `cells`: the guest's
+    own NUMA nodes, where it has several.
     """
     named = model or machine.cpu_model
     if named == HOST_PROCESSOR:
@@ -114,6 +145,12 @@ def add_processor(domain: etree._Element, machine: Machine, *, model: str = "", 
         node(processor, "model", named, fallback="forbid")
     for flag in flags:
         node(processor, "feature", policy="require", name=flag)
+    if len(cells) > 1:
+        numa, first = node(processor, "numa"), 0
+        for number, part in enumerate(cells):
+            mine = cpu_list(range(first, first + part.vcpus))
+            node(numa, "cell", id=number, cpus=mine, memory=part.memory_mib, unit="MiB")
+            first += part.vcpus
 
 
 def _add_devices(
