@@ -95,19 +95,22 @@ class SystemdMachine:
 
     def boot(self) -> None:
         """Switch it on, and wait until systemd has nothing left to start. Every unit must have come up."""
-        self._nspawn = subprocess.Popen(
-            [
-                *self._apart(),
-                *("taskset", "--cpu-list", str(_first_processor())),
-                *("systemd-nspawn", "--boot", f"--directory={self.disk}", f"--machine={self._name}"),
-                *("--register=no", "--keep-unit", "--settings=no", "--private-network", "--capability=all"),
-                *("--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=passive"),
-                *("--bind=/dev/net/tun", "--bind=/dev/fuse", f"--bind-ro={self._venv}"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=(self._directory / "console.log").open("ab"),
-            stderr=subprocess.STDOUT,
-        )
+        with (self._directory / "console.log").open("ab") as console:
+            self._nspawn = subprocess.Popen(
+                [
+                    *self._apart(),
+                    *("taskset", "--cpu-list", str(_first_processor())),
+                    # Processes of a killed systemd-nspawn would run on; those of a PID namespace end with its first.
+                    *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+                    *("systemd-nspawn", "--boot", f"--directory={self.disk}", f"--machine={self._name}"),
+                    *("--register=no", "--keep-unit", "--settings=no", "--private-network", "--capability=all"),
+                    *("--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=passive"),
+                    *("--bind=/dev/net/tun", "--bind=/dev/fuse", f"--bind-ro={self._venv}"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+            )
         deadline = time.monotonic() + BOOT_SECONDS
         while (state := self._system_state(deadline)) == "":
             assert self._nspawn.poll() is None, self._console()
@@ -116,8 +119,8 @@ class SystemdMachine:
         assert state == "running", f"{state}:\n{self.root('systemctl --failed --no-legend')}"
 
     def _apart(self) -> list[str]:
-        """Return the words that run a command in the machine's control groups, and end it with the test run, however that
-        ends: a later run finds by its groups what a killed one has left."""
+        """Return the words that run a command in the machine's control groups, and end it with the test run, kill -9 of
+        that included. What should be left all the same, a later run finds in the groups."""
         join = "".join(f"echo $$ >{group}/cgroup.procs; " for group in self._make_groups())
         return ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-ec", f'{join}exec "$@"', "sh"]
 
@@ -156,16 +159,28 @@ class SystemdMachine:
 
     def _enter(self) -> list[str]:
         """Return the words that run a command in the machine, on its side of every namespace."""
-        assert self._nspawn is not None, "the machine is off"
-        pid = self._nspawn.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        leader = children[0] if children else "0"
+        leader = self._leader()
+        assert leader is not None, "the machine is off"
         environment = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8")
         return ["nsenter", f"--target={leader}", "--all", "--", *environment]
 
+    def _leader(self) -> int | None:
+        """Return the machine's PID 1, by this machine's number; None while it has none."""
+        if self._nspawn is None:
+            return None
+        with contextlib.suppress(OSError, IndexError):
+            pid = self._nspawn.pid
+            for _ in range(2):  # unshare's child is systemd-nspawn, and its child is what is looked for
+                pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+            # Before it has become systemd, it is not in its namespaces either.
+            return pid if Path(f"/proc/{pid}/comm").read_text() == "systemd\n" else None
+        return None
+
     def _system_state(self, deadline: float) -> str:
         """Return what systemd says of itself once it has nothing left to start; "" when it does not answer yet."""
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        if self._leader() is None:
+            return ""
+        with contextlib.suppress(subprocess.TimeoutExpired):
             done = subprocess.run(
                 [*self._enter(), "systemctl", "is-system-running", "--wait"],
                 capture_output=True,
