@@ -71,7 +71,7 @@ def insert(rows: Sequence[models.Model], **expressions: str) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Send the statements of the block without waiting for each one's answer: one round trip, until rows are asked for.
+    """Send the statements of the block without waiting for each one's answer: one round trip, unless rows are wanted inside.
 
     A statement that fails raises where rows are next asked for, or at the end of the block, and the transaction is lost
     by then. For statements that only a defect, a lock held too long or the end of the connection can make fail. What

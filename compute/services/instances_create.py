@@ -175,6 +175,6 @@ def _create(
             quotas.charge_last(tenant=tenant, actor=actor, amounts=amounts),
             limits.charge_last(tenant=tenant, actor=actor, pool=wanted.pool, amounts=amounts),
         )
-        for judge in charged:
-            judge()
+    for judge in charged:
+        judge()
     return Created(instances=instances, operations=operations, ports=ports)

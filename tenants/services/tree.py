@@ -33,10 +33,11 @@ def hold_at(tenant_id: UUID) -> Tenant:
     with prepared.together():
         hold()
         # A statement of its own: its snapshot is newer than the lock.
-        found = prepared.ask_rows(Tenant, "id = %s", [tenant_id])()
-    if not found:
+        found = prepared.ask_rows(Tenant, "id = %s", [tenant_id])
+    rows = found()
+    if not rows:
         raise Tenant.DoesNotExist
-    return found[0]
+    return rows[0]
 
 
 def hold_alone() -> None:
