@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from compute.models import Decision, Host, HostShare, Instance, JoinToken, Operation, Pool
+from compute.models import Decision, Host, HostShare, Instance, JoinToken, Network, Operation, Pool
 from compute.services.console import request_console_log
 from tenants.models import Quota, Tenant, User
 from tenants.services import quotas
@@ -50,6 +50,35 @@ def _pages(cloud: Cloud) -> list[str]:
         "/console/grants",
         "/console/audit",
     ]
+
+
+def test_host_page_shows_what_the_host_says_of_itself_and_what_is_dedicated(people: People, cloud: Cloud) -> None:
+    network = Network.objects.get(pool=cloud.host.pool)
+    Host.objects.filter(id=cloud.host.id).update(
+        facts={
+            "kernel": "6.1.0",
+            "cpu_models": ["Nehalem", "Westmere"],
+            "cpu_flags": ["aes"],
+            "networks": [str(network.id)],
+            "images": [],
+            "numa": [
+                {
+                    "id": 0,
+                    "cpus": [0, 1, 2],
+                    "dedicated": [2],
+                    "memory_mib": 4096,
+                    "huge_pages": [{"size_kib": 2048, "total": 64, "free": 60}],
+                }
+            ],
+        },
+        numa_used=[{"cell": 0, "cpus": [2], "memory_mib": 0, "pages": {"2048": 4}}],
+    )
+    page = people.cloud_operator.get(f"/console/hosts/{cloud.host.id}").content.decode()
+    assert "2 models, 1 flag" in page
+    assert f'<span class="tag">{network.name}</span>' in page
+    assert "60 of 64 pages of 2048 KiB free" in page
+    assert "1 for guests alone" in page
+    assert "<div>CPU 2</div><div>4 pages of 2048 KiB</div>" in page
 
 
 def test_host_page_shows_who_got_less_than_it_is_entitled_to(people: People, cloud: Cloud) -> None:

@@ -37,6 +37,9 @@ if [ "$3" != root ] && [ -c /dev/kvm ]; then
     chmod 660 "$1/kvm"
     mount --bind "$1/kvm" /dev/kvm
 fi
+# As systemd does on a real machine: without it libvirt knows of no huge pages.
+mkdir -p /dev/hugepages
+if ! mountpoint -q /dev/hugepages; then mount -t hugetlbfs hugetlbfs /dev/hugepages || true; fi
 hostname "$2"
 if ! kill -0 "$(cat /run/virtlogd.pid 2>/dev/null)" 2>/dev/null; then virtlogd -d -p /run/virtlogd.pid; fi
 exec libvirtd -p /run/libvirtd.pid
