@@ -1,0 +1,39 @@
+"""Plan the rebalancing of a cluster that a file describes, without a database, and print the plan as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from compute.scheduler.balance.cluster import Cluster
+from compute.scheduler.balance.planner import level, relief
+
+
+class Command(BaseCommand):
+    help = "Plan which guests to move: to make the hosts of a cluster alike, or to relieve the busy ones."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: Any) -> None:
+        parser.add_argument("file", type=Path, help='a cluster in JSON, "format": "cluster/1"')
+        parser.add_argument("--goal", choices=("level", "relieve"), default="level")
+        parser.add_argument("--limit", type=float, default=0.8, help="for relieve: busy share of a host's CPU (0.8)")
+        parser.add_argument(
+            "--target-score", type=float, default=0.0, help="for level: stop at this score (0: the best)"
+        )
+        parser.add_argument("--max-moves", type=int, help="at most this many moves")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        limit, target, most = options["limit"], options["target_score"], options["max_moves"]
+        for name, value in (("--limit", limit), ("--target-score", target), ("--max-moves", most or 0)):
+            if not 0 <= value < float("inf"):
+                raise CommandError(f"{name}: a number from 0 is expected, not {value:g}")
+        try:
+            cluster = Cluster.from_json(json.loads(options["file"].read_text()))
+        except (OSError, ValueError) as error:
+            raise CommandError(f"{options['file']}: {error}") from None
+        busy = options["goal"] == "relieve"
+        plan = relief(cluster, limit, most=most) if busy else level(cluster, target=target, most=most)
+        self.stdout.write(json.dumps(plan.as_json(limit), indent=1))

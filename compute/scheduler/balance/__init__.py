@@ -1,0 +1,9 @@
+"""Rebalancing as a plan: which guests to move, in which order, so that hosts share the work. Pure.
+
+cluster     what is where, and what every host offers
+layout      one arrangement of guests on hosts: its score, what each move would make of it, which moves are legal
+descent     towards the best score: single moves, then exchanges
+relief      no host over a limit, by as few moves as can be
+order       a change of arrangement as steps, each of them legal when its turn comes
+planner     the whole way, from a cluster to a plan
+"""

@@ -1,0 +1,81 @@
+"""The whole way: from a cluster and a goal to a plan, in steps that are legal one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+
+from compute.scheduler.balance.cluster import MEMORY, Cluster
+from compute.scheduler.balance.descent import Descent
+from compute.scheduler.balance.layout import Layout
+from compute.scheduler.balance.order import Step, ordered
+from compute.scheduler.balance.relief import relieve
+
+# How far beyond a target to go before moves are taken back: no one share is best for all clusters, so each is tried.
+_BEYOND: Final = (0.0, 0.1, 0.25, 0.4)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """`before` and `after` are the cluster as it is and as the steps leave it."""
+
+    steps: tuple[Step, ...]
+    before: Layout
+    after: Layout
+
+    def as_json(self, limit: float) -> dict[str, Any]:
+        """The plan in words for programs: `moves` in order, and what they do. Memory in MiB, loads as shares of a host."""
+        cluster = self.before.cluster
+        return {
+            "moves": [
+                {"instance": cluster.guests[guest], "from": cluster.hosts[source], "to": cluster.hosts[target]}
+                for guest, source, target in self.steps
+            ],
+            "memory_mib": int(sum(cluster.needs[MEMORY, step.guest] for step in self.steps)),
+            "before": _figures(self.before, limit),
+            "after": _figures(self.after, limit),
+        }
+
+
+def level(cluster: Cluster, *, target: float = 0.0, most: int | None = None) -> Plan:
+    """Make the hosts alike: until the score is at most `target`, by at most `most` steps; less is not to be had cheaply.
+
+    A score above the target means that it was not reached.
+    """
+
+    def descend(beyond: float) -> Callable[[Layout, int | None], None]:
+        return lambda layout, guests: Descent(layout, guests).to_score(target, beyond=beyond)
+
+    plans = [_plan(cluster, descend(beyond), most) for beyond in (_BEYOND if target > 0.0 else _BEYOND[:1])]
+    return min(plans, key=lambda plan: (plan.after.score() > target, len(plan.steps), plan.after.score()))
+
+
+def relief(cluster: Cluster, limit: float, *, most: int | None = None) -> Plan:
+    """Bring all hosts to at most `limit` busy cores per thread, by as few steps as can be, and at most `most`."""
+    return _plan(cluster, lambda layout, guests: relieve(layout, limit, guests), most)
+
+
+def _plan(cluster: Cluster, improve: Callable[[Layout, int | None], None], most: int | None) -> Plan:
+    layout = Layout(cluster)
+    improve(layout, most)
+    hops = len(cluster.guests) if most is None else most - int(np.count_nonzero(layout.host_of != cluster.host_of))
+    steps = tuple(islice(ordered(cluster, layout.host_of, hops=hops), most))
+    after = Layout(cluster)
+    for step in steps:
+        after.move(step.guest, step.target)
+    before = Layout(cluster)
+    return Plan(steps, before, after)
+
+
+def _figures(layout: Layout, limit: float) -> dict[str, Any]:
+    loads = layout.loads()
+    return {
+        "score": round(layout.score(), 6),
+        "conflicts": layout.conflicts,
+        "highest_load": round(float(loads.max()), 4),
+        "hosts_over_limit": int((loads > limit).sum()),
+    }
