@@ -16,7 +16,7 @@ from typing import Final, Literal
 Feature = Literal["cpu_shares", "cpu_quota", "memory", "memory_swap", "io_weight", "pids"]
 FEATURES: Final[tuple[Feature, ...]] = ("cpu_shares", "cpu_quota", "memory", "memory_swap", "io_weight", "pids")
 ROOT: Final = Path("/sys/fs/cgroup")
-MAX_ROUNDS: Final = 20
+LIMIT_SECONDS: Final = 5.0
 REMOVE_SECONDS: Final = 2.0
 # What one share of version 1 is worth in version 2, and the range of weights there.
 # https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
@@ -96,7 +96,8 @@ def limit_processes(cgroups: Cgroups, *, instance_id: str, controller_pid: int, 
     """Limit the number of processes of a running container, its controller process included. False where it cannot be.
 
     Processes that the container forked before it was limited are moved as well: rounds go on until all of them are in,
-    which ends because those inside can make no more than `limit`.
+    which ends because those inside can make no more than `limit`. A round can find what cannot be moved: a process that
+    is over and not yet reaped. So there is a moment between rounds, and False only after LIMIT_SECONDS.
     """
     if "pids" not in cgroups.features or controller_pid <= 0:
         return False
@@ -108,7 +109,8 @@ def limit_processes(cgroups: Cgroups, *, instance_id: str, controller_pid: int, 
         return False
     group.mkdir(parents=True, exist_ok=True)
     (group / "pids.max").write_text(str(limit))
-    for _ in range(MAX_ROUNDS):
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while True:
         inside = set((group / "cgroup.procs").read_text().split())
         outside = [pid for pid in _procs_below(members) if pid not in inside]
         if not outside:
@@ -116,7 +118,9 @@ def limit_processes(cgroups: Cgroups, *, instance_id: str, controller_pid: int, 
         for pid in outside:
             with contextlib.suppress(OSError):  # ended meanwhile
                 (group / "cgroup.procs").write_text(pid)
-    return False
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
 
 
 def forbid_swap(cgroups: Cgroups, controller_pid: int) -> None:
