@@ -296,7 +296,7 @@ def test_restore_forgets_only_what_is_long_gone(lab: Lab, network: NetworkSpec) 
 def test_a_network_is_reached_while_its_bridge_and_its_tunnel_are_up(lab: Lab, network: NetworkSpec) -> None:
     host = lab.hosts[0]
     host.call("ensure_network", network)
-    assert host.call("reached") == (network.id,)
+    assert network.id in host.call("reached")
     for damage in (
         ("link", "set", vxlan_name(network), "down"),
         ("link", "set", vxlan_name(network), "nomaster"),
@@ -304,9 +304,9 @@ def test_a_network_is_reached_while_its_bridge_and_its_tunnel_are_up(lab: Lab, n
         ("link", "delete", vxlan_name(network)),
     ):
         host.ip(*damage)
-        assert host.call("reached") == ()
+        assert network.id not in host.call("reached")
         host.call("ensure_network", network)
-        assert host.call("reached") == (network.id,)
+        assert network.id in host.call("reached")
 
 
 def test_network_larger_than_the_underlay_is_refused(lab: Lab) -> None:
