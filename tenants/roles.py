@@ -31,10 +31,11 @@ def _permissions(text: str) -> frozenset[str]:
 _ADDED: Final[dict[str, frozenset[str]]] = {
     VIEWER: _permissions(
         "instance.read,console_log keypair.read member.read quota.read tenant.read flavor.read image.read pool.read price.read "
-        "operation.read decision.read usage.read grant.read token.read,create,delete"
+        "operation.read decision.read usage.read grant.read group.read token.read,create,delete"
     ),
     OPERATOR: _permissions(
-        "instance.create,update,start,stop,reboot,resize,delete,console keypair.create,delete operation.cancel,retry"
+        "instance.create,update,start,stop,reboot,resize,delete,console keypair.create,delete group.create,delete "
+        "operation.cancel,retry"
     ),
     # token.manage: other members' tokens. quota.update: the limits of the tenants below, never one's own.
     ADMIN: _permissions(

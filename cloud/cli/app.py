@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from cloud.cli.commands import access, catalog, contexts, grants, hosts, instances, operations, ssh, tenants, usage
+from cloud.cli.commands import (
+    access,
+    catalog,
+    contexts,
+    grants,
+    groups,
+    hosts,
+    instances,
+    operations,
+    ssh,
+    tenants,
+    usage,
+)
 
 app = typer.Typer(
     name="cenote",
@@ -22,6 +34,7 @@ app.add_typer(operations.audit_app, name="audit")
 app.add_typer(catalog.flavor_app, name="flavor")
 app.add_typer(catalog.image_app, name="image")
 app.add_typer(catalog.keypair_app, name="keypair")
+app.add_typer(groups.app, name="group")
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(tenants.quota_app, name="quota")
 app.add_typer(grants.app, name="grant")

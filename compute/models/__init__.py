@@ -7,6 +7,7 @@ from compute.models.catalog import Flavor, Image, Keypair
 from compute.models.decision import Decision, FlightFrame, HostRoster
 from compute.models.domain import Domain
 from compute.models.grant import Grant, GrantLimit, GrantUse, SetAside
+from compute.models.group import Group
 from compute.models.host import Host, JoinToken
 from compute.models.host_share import HostShare
 from compute.models.hostcall import HostCall
@@ -29,6 +30,7 @@ __all__ = [
     "Grant",
     "GrantLimit",
     "GrantUse",
+    "Group",
     "Host",
     "HostCall",
     "HostRoster",

@@ -45,6 +45,7 @@ class Host(models.Model):
 
     modes = ArrayField(models.CharField(max_length=8), default=list, blank=True, help_text="kvm, qemu, lxc, as proved")
     traits = ArrayField(models.CharField(max_length=63), default=list, blank=True)
+    failure_domain = models.CharField(max_length=63, blank=True, help_text="what fails together: a rack, a power feed")
     facts = models.JSONField(
         default=dict, blank=True, help_text="versions, CPU model, cgroup version: wire.HostInventory"
     )

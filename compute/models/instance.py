@@ -5,6 +5,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from compute.models.catalog import Flavor, Image
+from compute.models.group import Group
 from compute.models.host import Host
 from compute.models.pool import Pool
 from tenants.models.ids import new_id
@@ -25,6 +26,7 @@ class Instance(TenantOwned):
     desired_power = models.CharField(max_length=16, default="running")
     pool = models.ForeignKey(Pool, on_delete=models.PROTECT, related_name="+")
     host = models.ForeignKey(Host, null=True, blank=True, on_delete=models.PROTECT, related_name="instances")
+    group = models.ForeignKey(Group, null=True, blank=True, on_delete=models.SET_NULL, related_name="instances")
     flavor = models.ForeignKey(Flavor, on_delete=models.PROTECT, related_name="+")
     image = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="+")
     vcpus = models.PositiveIntegerField()

@@ -1,6 +1,6 @@
 """Taking and giving back room on hosts: the writer of `Host.used_*` and of Allocation.
 
-Lock order (never varied): instance -> host rows by id -> inserts -> grants from leaf to root -> quota rows from leaf to
+Lock order (never varied): instance -> group -> host rows by id -> inserts -> grants from leaf to root -> quota rows from leaf to
 root -> limits of grants from leaf to root. Freeing takes no more locks than the host's row and, for what fills a
 reservation, the grants'.
 """

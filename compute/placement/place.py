@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from django.db import transaction
 
 from compute.placement.claims import ClaimRefused, GrantUsedUp, Seat, claim, claim_first
+from compute.placement.groups import Members, lock_group
 from compute.placement.kept import KEPT
 from compute.placement.reservations import Reservation, ask_chain
+from compute.scheduler.batch import after_member, as_a_whole, with_member
 from compute.scheduler.model import Policy, Ranking, Request
 from compute.scheduler.ranking import rank
 from compute.scheduler.snapshot import Snapshot
@@ -23,10 +25,14 @@ _BEST = 16  # how far down the list a claim goes rather than wait for a host tha
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where each consumer went, and the ranking of the first of them. `drawn`: how many fill the tenant's reservation."""
+    """Where each consumer went, and the ranking of the first of them. `drawn`: how many fill the tenant's reservation.
+
+    `request` is what was ranked: with what the group has elsewhere, and for a group that shares a host all of them in one.
+    """
 
     hosts: dict[uuid.UUID, uuid.UUID]
     ranking: Ranking
+    request: Request
     drawn: int
 
 
@@ -35,6 +41,7 @@ class Refused:
     """No host takes one of the consumers: the ranking of the first that found none."""
 
     ranking: Ranking
+    request: Request
 
 
 def place(
@@ -46,14 +53,18 @@ def place(
     reserved. A host that refuses at claim time is passed over for the next candidate; several consumers are planned
     together and locked in id order, so that two batches cannot deadlock. Each round looks anew: a refusal is final only
     when a look finds no candidate, so a full host never hides a free one.
+    The row of the request's group is locked first, so that its rule still holds when all is committed.
     """
+    lock_group(request)
+    members = Members.of(request)
+    request = members.told(request)
     pool_id = uuid.UUID(request.pool_id) if request.pool_id else None
     for _ in range(_ROUNDS):
         # A promise is of room that guests share: who asks for CPUs, pages or cells takes from what nobody has reserved.
         path = tenant_path if request.numa is None else ()
         with prepared.together():
             chain = ask_chain(pool_id=pool_id, tenant_path=path) if pool_id and path else list
-            snapshot = KEPT.look(pool_id)
+            snapshot = members.shown(KEPT.look(pool_id))
         reservation = Reservation.load(pool_id=pool_id, chain=chain()) if pool_id and path else None
         plan = _plan(consumers, request, policy, snapshot, reservation)
         if isinstance(plan, Refused):
@@ -62,9 +73,9 @@ def place(
         if seats is not None:
             chosen = {consumer: seat.host_id for consumer, seat in seats.items()}
             drawn = sum(seat.grant_id is not None for seat in seats.values())
-            return Placed(hosts=chosen, ranking=plan.ranking, drawn=drawn)
+            return Placed(hosts=chosen, ranking=plan.ranking, request=plan.request, drawn=drawn)
     # Refused by every candidate in every round while snapshots still show room: others are faster. Say so by ranking.
-    return Refused(ranking=plan.ranking)
+    return Refused(ranking=plan.ranking, request=plan.request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,7 @@ class _Plan:
 
     seats: dict[uuid.UUID, Seat]
     ranking: Ranking
+    request: Request
 
 
 def _claim_batch(plan: _Plan) -> dict[uuid.UUID, Seat] | None:
@@ -125,22 +137,26 @@ def _plan(
 ) -> _Plan | Refused:
     """Place all consumers on the snapshot in memory."""
     seats: dict[uuid.UUID, Seat] = {}
-    first: Ranking | None = None
+    first: tuple[Ranking, Request] | None = None
     current = snapshot
-    for consumer in consumers:
-        ranking, drawn = _rank(current, request, policy, reservation)
-        first = first or ranking
+    for index, consumer in enumerate(consumers):
+        asked = as_a_whole(request, len(consumers) - index)
+        ranking, drawn = _rank(current, asked, policy, reservation)
+        first = first or (ranking, asked)
         if not ranking.candidates:
-            return Refused(ranking=ranking)
+            return Refused(ranking=ranking, request=asked)
         best = ranking.candidates[0].host_id
+        host = current.hosts[current.row_of[best]]
         if drawn is not None:
+            current = current.with_host(with_member(host, request))
             # Set-aside room counts as used already.
             drawn.take(best, request.resources)
         elif len(consumers) > 1:
-            current = current.after(best, request.resources, numa=request.numa)
+            current = current.after(best, request.resources, group=request.group, numa=request.numa)
+        request = after_member(request, host)
         seats[consumer] = Seat(uuid.UUID(best), request.resources, drawn.grant_id if drawn else None, request.numa)
     assert first is not None
-    return _Plan(seats, first)
+    return _Plan(seats, *first)
 
 
 def _rank(

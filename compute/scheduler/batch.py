@@ -34,7 +34,7 @@ def plan_batch(snapshot: Snapshot, request: Request, policy: Policy, count: int)
     first, first_ranking = request, None
     chosen: list[str] = []
     while len(chosen) < count:
-        asked = _as_a_whole(request, count - len(chosen))
+        asked = as_a_whole(request, count - len(chosen))
         ranking = rank(snapshot, asked, policy)
         if not ranking.candidates:
             return Plan((), asked, ranking, len(chosen))
@@ -47,6 +47,13 @@ def plan_batch(snapshot: Snapshot, request: Request, policy: Policy, count: int)
     return Plan(tuple(chosen), first, first_ranking or ranking)
 
 
+def with_member(host: HostState, request: Request) -> HostState:
+    """Return the host with one such instance of the request's group on it, its room aside."""
+    if request.group is None:
+        return host
+    return replace(host, group_counts={**host.group_counts, request.group: host.group_counts.get(request.group, 0) + 1})
+
+
 def after_member(request: Request, host: HostState) -> Request:
     """Return the request as the group's next member makes it, once one is on the host."""
     if request.group is None:
@@ -57,7 +64,7 @@ def after_member(request: Request, host: HostState) -> Request:
     return replace(request, group_started=True, domain_members=members)
 
 
-def _as_a_whole(request: Request, count: int) -> Request:
+def as_a_whole(request: Request, count: int) -> Request:
     """Return what the first member of a group that must share one host has to find: room for all of them."""
     if request.group is None or request.group_rule != "affinity" or request.group_started:
         return request

@@ -36,7 +36,7 @@ def instance_rows(*, visible: Scope) -> QuerySet[Instance]:
     ).order_by("created_at")
     rows: QuerySet[Instance] = (
         Instance.unscoped.exclude(state="deleted")
-        .select_related("flavor", "image", "pool", "host", "tenant")
+        .select_related("flavor", "image", "pool", "host", "tenant", "group")
         .prefetch_related(Prefetch("ports", queryset=Port.unscoped.select_related("network")))
         .annotate(
             power=Subquery(here.values("power")[:1]),

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from django.db import models
 
-from compute.models import Flavor, Host, Image, Instance, Keypair, Pool
+from compute.models import Flavor, Group, Host, Image, Instance, Keypair, Pool
 from tenants.errors import AmbiguousName, NotFound
 from tenants.scope import ALL, Scope
 
@@ -50,6 +50,10 @@ def find_host(reference: str) -> Host:
 
 def find_keypair(reference: str, *, tenant_id: uuid.UUID) -> Keypair:
     return find_among(Keypair.unscoped.filter(tenant_id=tenant_id), reference, "keypair")
+
+
+def find_group(reference: str, *, tenant_id: uuid.UUID) -> Group:
+    return find_among(Group.unscoped.filter(tenant_id=tenant_id), reference, "group")
 
 
 def find_instance(reference: str, *, visible: Scope) -> Instance:

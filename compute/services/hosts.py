@@ -159,6 +159,28 @@ def disable_host(*, actor: Actor, host_id: uuid.UUID, reason: str = "", if_versi
         return host
 
 
+def set_failure_domain(*, actor: Actor, host_id: uuid.UUID, failure_domain: str, if_version: int | None = None) -> Host:
+    """Say what the host fails together with (a rack, a power feed); "" for nothing known. What runs there stays.
+
+    Groups count from now on by the new one. Raises InvalidInput, NotFound, VersionMismatch.
+    """
+    if failure_domain:
+        check_name(failure_domain, pointer="/failure_domain")
+    with transaction.atomic(durable=True):
+        host = _lock(actor, host_id, "host.update", if_version)
+        before, host.failure_domain = host.failure_domain, failure_domain
+        host.version += 1
+        host.save(update_fields=["failure_domain", "version"])
+        audit.record(
+            actor=actor,
+            action="host.update",
+            target=host,
+            before={"failure_domain": before},
+            after={"failure_domain": failure_domain},
+        )
+        return host
+
+
 def remove_host(*, actor: Actor, host_id: uuid.UUID, if_version: int | None = None) -> Host:
     """Let go of a disabled host that carries nothing. Its token and broker user die with it. Raises HostInUse, InvalidState."""
     with transaction.atomic(durable=True):

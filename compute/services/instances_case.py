@@ -8,6 +8,7 @@ from typing import Final, cast
 from compute.models import Flavor, Instance, Network
 from compute.models.catalog import LEAST_MEMORY_MIB
 from compute.placement import limits
+from compute.placement.groups import Members
 from compute.placement.kept import KEPT
 from compute.placement.remedies import Case, Guest, Needs, Size
 from compute.placement.reservations import Reservation, ask_chain
@@ -35,7 +36,9 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
     snapshot = KEPT.look(None if len(pools) > 1 else wanted.pool.id)
     if not snapshot.pools.keys() <= pools.keys():  # a pool without a network is nothing to offer
         snapshot = Snapshot.from_hosts(host for host in snapshot.hosts if host.pool_id in pools)
-    request, policy = wanted.request(), wanted.policy()
+    members = Members.of(wanted.request())
+    snapshot = members.shown(snapshot)
+    request, policy = members.told(wanted.request()), wanted.policy()
     flavors = Flavor.objects.filter(active=True, kind__in=["", wanted.image.kind])
     return Case(
         snapshot=snapshot,

@@ -13,7 +13,7 @@ from compute.errors import NoAddressLeft, NoValidHost
 from compute.models import Instance, Operation, Port
 from compute.placement import limits
 from compute.placement.place import Refused, place
-from compute.scheduler.model import Policy, Ranking, Request
+from compute.scheduler.model import Policy, Request
 from compute.selectors.known import ask_catalogue
 from compute.services import decisions
 from compute.services.addresses import take_ports
@@ -38,9 +38,9 @@ class Created:
 
 
 class _RefusedByPlacement(Exception):
-    def __init__(self, ranking: Ranking) -> None:
+    def __init__(self, refused: Refused) -> None:
         super().__init__("no candidate")
-        self.ranking = ranking
+        self.refused = refused
 
 
 def create_instances(
@@ -55,6 +55,7 @@ def create_instances(
     keypairs: Sequence[str] = (),
     user_data: str = "",
     tags: dict[str, str] | None = None,
+    group: str | None = None,
     count: int = 1,
     request_key: uuid.UUID | None = None,
 ) -> Created:
@@ -69,7 +70,14 @@ def create_instances(
         authorize(actor, "instance.create", tenant)
     names = instance_names(name, count)
     wanted = Wanted.look_up(
-        tenant=tenant, flavor=flavor, image=image, kind=kind, pool=pool, keypairs=keypairs, catalogue=catalogue
+        tenant=tenant,
+        flavor=flavor,
+        image=image,
+        kind=kind,
+        pool=pool,
+        keypairs=keypairs,
+        group=group,
+        catalogue=catalogue,
     )
     user_data, tags = check_user_data(user_data), check_tags(tags or {})
     request, policy = wanted.request(), wanted.policy()
@@ -84,7 +92,7 @@ def create_instances(
             name=name,
             count=count,
             code=NoValidHost.code,
-            ranking=error.ranking,
+            refused=error.refused,
         )
         raise NoValidHost(
             "No host can take this now. " + " ".join(refusal.decision.summary),
@@ -113,7 +121,7 @@ def _create(
     ids = [new_id() for _ in names]
     outcome = place(consumers=ids, request=request, policy=policy, tenant_path=tenant.path)
     if isinstance(outcome, Refused):
-        raise _RefusedByPlacement(outcome.ranking)
+        raise _RefusedByPlacement(outcome)
     decision_id = new_id()
     instances = [
         Instance(
@@ -123,6 +131,7 @@ def _create(
             kind=wanted.image.kind,
             pool=wanted.pool,
             host_id=outcome.hosts[instance_id],
+            group=wanted.group,
             flavor=wanted.flavor,
             image=wanted.image,
             vcpus=wanted.flavor.vcpus,
@@ -141,7 +150,7 @@ def _create(
         decision_id=decision_id,
         tenant_id=tenant.id,
         placed=outcome,
-        request=request,
+        request=outcome.request,
         policy=policy,
         name=names[0],
         recording=wanted.pool.recording,

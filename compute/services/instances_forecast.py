@@ -68,6 +68,7 @@ def forecast_instances(
     keypairs: Sequence[str] = (),
     user_data: str = "",
     tags: dict[str, str] | None = None,
+    group: str | None = None,
     count: int = 1,
 ) -> Forecast:
     """Return what `create_instances` with the same arguments would meet now; the next moment may differ.
@@ -76,7 +77,9 @@ def forecast_instances(
     """
     authorize(actor, "instance.create", tenant)
     names = instance_names(name, count)
-    wanted = Wanted.look_up(tenant=tenant, flavor=flavor, image=image, kind=kind, pool=pool, keypairs=keypairs)
+    wanted = Wanted.look_up(
+        tenant=tenant, flavor=flavor, image=image, kind=kind, pool=pool, keypairs=keypairs, group=group
+    )
     check_user_data(user_data)
     check_tags(tags or {})
     case = load_case(tenant=tenant, wanted=wanted, count=count, all_pools=False)

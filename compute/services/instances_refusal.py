@@ -8,6 +8,7 @@ from typing import Any
 from django.db import transaction
 
 from compute.models import Decision
+from compute.placement.place import Refused
 from compute.placement.remedies import Case, find_offers, shown_offers
 from compute.scheduler.model import Ranking
 from compute.scheduler.ranking import rank
@@ -35,9 +36,9 @@ def record_refusal(
     name: str,
     count: int,
     code: str,
-    ranking: Ranking | None = None,
+    refused: Refused | None = None,
 ) -> Refusal:
-    """Store the decision in a transaction of its own. `ranking`: the one that refused; left out, it is made here.
+    """Store the decision in a transaction of its own. `refused`: by placement; left out, the ranking is made here.
 
     The cloud is read anew, so where others have given room back meanwhile there may be no remedy: trying again is one.
     """
@@ -47,8 +48,8 @@ def record_refusal(
         decision = decisions.record_refused(
             tenant_id=tenant.id,
             code=code,
-            ranking=ranking or _ranking_of(case),
-            request=case.request,
+            ranking=refused.ranking if refused else _ranking_of(case),
+            request=refused.request if refused else case.request,
             policy=case.policy,
             name=name,
             count=count,

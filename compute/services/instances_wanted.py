@@ -9,9 +9,9 @@ from typing import Any, cast
 from django.db.models import QuerySet
 
 from compute.errors import InvalidState
-from compute.models import Flavor, Image, Network, Pool
+from compute.models import Flavor, Group, Image, Network, Pool
 from compute.placement.give_back import quota_amounts
-from compute.scheduler.model import Policy, Request, Resources
+from compute.scheduler.model import GroupRule, Policy, Request, Resources
 from compute.scheduler.topology import NumaAsk
 from compute.selectors import lookup
 from compute.selectors.known import Catalogue, ask_catalogue
@@ -43,6 +43,7 @@ class Wanted:
     pool: Pool
     network: Network
     keys: list[dict[str, str]]
+    group: Group | None = None
 
     @classmethod
     def look_up(
@@ -54,6 +55,7 @@ class Wanted:
         kind: str | None,
         pool: str | None,
         keypairs: Sequence[str],
+        group: str | None = None,
         catalogue: Callable[[], Catalogue | None] | None = None,
     ) -> Wanted:
         """Turn names and ids into rows; a wrong one is told with its field. `catalogue`: what was asked for already."""
@@ -80,7 +82,12 @@ class Wanted:
                 f"/keypairs/{index}", lambda ref=reference: lookup.find_keypair(ref, tenant_id=tenant.id)
             )
             keys.append({"name": pair.name, "public_key": pair.public_key})
-        return cls(flavor=found_flavor, image=found_image, pool=found.pool, network=found.network, keys=keys)
+        found_group = (
+            _or_invalid("/group", lambda: lookup.find_group(group, tenant_id=tenant.id)) if group is not None else None
+        )
+        return cls(
+            flavor=found_flavor, image=found_image, pool=found.pool, network=found.network, keys=keys, group=found_group
+        )
 
     def request(self) -> Request:
         """Return what the scheduler is asked, once per instance."""
@@ -94,6 +101,9 @@ class Wanted:
             storages=storages_of(self.pool),
             image=str(self.image.id),
             numa=numa_of(self.flavor),
+            group=str(self.group.id) if self.group else None,
+            group_rule=cast(GroupRule, self.group.rule) if self.group else "anti_affinity",
+            domain_limit=self.group.max_per_domain if self.group else None,
         )
 
     def policy(self) -> Policy:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from compute.models import Decision, Grant, Host, Instance, Keypair, Operation, Price
+from compute.models import Decision, Grant, Group, Host, Instance, Keypair, Operation, Price
 from tenants.models import ApiToken, Tenant, User
 from tests.api.conftest import World
 
@@ -26,6 +26,7 @@ class Things:
     stuck: Operation
     decision: Decision
     keypair: Keypair
+    group: Group
     child: Tenant
     carol: User
     token: ApiToken
@@ -147,6 +148,7 @@ ROWS: dict[str, Row] = {
     "host_create_join_token": Row("POST", _at("hosts/join-tokens"), _body(pool="lab")),
     "host_show": Row("GET", _of("hosts", lambda things: things.world.host)),
     "host_shares": Row("GET", _of("hosts", lambda things: things.world.host, "/shares")),
+    "host_update": Row("PATCH", _of("hosts", lambda things: things.world.host), _body(failure_domain="rack-1")),
     "host_delete": Row("DELETE", _of("hosts", lambda things: things.spare_host)),
     "host_enable": Row("POST", _of("hosts", lambda things: things.spare_host, "/actions/enable"), _body()),
     "host_disable": Row("POST", _of("hosts", lambda things: things.world.host, "/actions/disable"), _body()),
@@ -156,6 +158,12 @@ ROWS: dict[str, Row] = {
     "flavor_show": Row("GET", _at("flavors/nano")),
     "image_list": Row("GET", _at("images")),
     "image_show": Row("GET", _at("images/tiny")),
+    "group_list": Row("GET", _at("groups")),
+    "group_create": Row(
+        "POST", _at("groups"), _body(name="second", rule="anti_affinity"), operator_body={"tenant": "acme"}
+    ),
+    "group_show": Row("GET", _of("groups", lambda things: things.group), object_id=lambda things: things.group.id),
+    "group_delete": Row("DELETE", _of("groups", lambda things: things.group), object_id=lambda things: things.group.id),
     "keypair_list": Row("GET", _at("keypairs")),
     "keypair_create": Row(
         "POST", _at("keypairs"), _body(name="second", public_key=KEY), operator_body={"tenant": "acme"}

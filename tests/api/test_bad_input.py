@@ -47,6 +47,8 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"keypairs": ["nosuch"]}, "/keypairs/0"),
     ({"keypairs": [1]}, "/keypairs/0"),
     ({"keypairs": ["a"] * 21}, "/keypairs"),
+    ({"group": "nosuch"}, "/group"),
+    ({"group": 1}, "/group"),
     ({"tags": []}, "/tags"),
     ({"tags": {"a": 1}}, "/tags/a"),
     ({"tags": {"a b": "c"}}, "/tags"),
@@ -298,6 +300,10 @@ ZEROES += [
 ZEROES += [("POST", "users", {"username": name}) for name in ("", "a b", "\x7f", "x" * 65, "../x")]
 ZEROES += [("POST", "users", {"username": "u", "password": password}) for password in ("short", "password123", 7)]
 ZEROES += [("PATCH", "quotas?tenant=acme", {"limits": limits}) for limits in WRONG_LIMITS]
+ZEROES += [
+    ("POST", "groups", {"name": "g", "tenant": "acme", "rule": "affinity"} | wrong)
+    for wrong in ({"name": "G!"}, {"rule": "near"}, {"max_per_domain": 0}, {"max_per_domain": "2"}, {"more": 1})
+]
 ZEROES += [
     ("POST", "keypairs", {"name": "k", "tenant": "acme", "public_key": key}) for key in ("", "x", "ssh-rsa AAAA", 5)
 ]

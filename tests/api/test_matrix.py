@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from cloud.api.routes import Route
 from cloud.api.v1.urls import urlpatterns
-from compute.models import Decision, Domain, Host, Instance, Keypair, Operation, Price
+from compute.models import Decision, Domain, Group, Host, Instance, Keypair, Operation, Price
 from compute.services.grants import Terms, create_grant
 from tenants import roles
 from tenants.models import ApiToken, AuditEvent, Membership, Quota, Tenant, User
@@ -77,6 +77,7 @@ def build_things() -> Things:
     )
     make_flavor("big", vcpus=2)
     world.owner.ok("POST", "keypairs", {"name": "laptop", "public_key": KEY}, status=201)
+    world.owner.ok("POST", "groups", {"name": "web", "rule": "anti_affinity"}, status=201)
     operation = Operation.objects.get()
     stuck = Operation.objects.create(
         tenant=world.tenant,
@@ -101,6 +102,7 @@ def build_things() -> Things:
         stuck=stuck,
         decision=Decision.unscoped.get(),
         keypair=Keypair.unscoped.get(),
+        group=Group.unscoped.get(),
         child=child,
         carol=carol,
         token=ApiToken.unscoped.get(user=carol),
@@ -236,6 +238,7 @@ def test_lists_show_strangers_nothing(name: str, things: Things) -> None:
             things.operation.id,
             things.decision.id,
             things.keypair.id,
+            things.group.id,
             things.carol.id,
         ]
         secret += [

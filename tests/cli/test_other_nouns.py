@@ -22,6 +22,15 @@ def test_keypairs(cli: Cli, tmp_path: Path) -> None:
     assert cli("keypair", "list", "-o", "json").json == []
 
 
+def test_groups(cli: Cli) -> None:
+    assert "anti_affinity" in cli("group", "create", "web", "anti_affinity", "--max-per-domain", "2").out
+    cli("group", "create", "web", "affinity", code=4)
+    assert cli("group", "show", "web", "-o", "json").json["max_per_domain"] == 2
+    assert cli("group", "list", "-o", "name").out == "web\n"
+    cli("group", "delete", "web", "--yes")
+    assert cli("group", "list", "-o", "json").json == []
+
+
 def test_the_private_half_of_a_key_is_not_sent(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "id"
     file.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
@@ -36,6 +45,7 @@ def test_hosts_and_pools(cli: Cli, world: World) -> None:
         == "disabled"
     )
     assert cli("host", "show", name, "--as-operator", "-o", "json").json["state_reason"] == "fan"
+    assert "rack-1" in cli("host", "domain", name, "rack-1", "--as-operator").out
     assert cli("host", "enable", name, "--as-operator", "-o", "json").json[0]["admin_state"] == "enabled"
     assert cli("host", "join-token", "lab", "--as-operator", "-o", "json").json["token"].startswith("cnj_")
     assert cli("pool", "list", "-o", "name").out == "lab\n"

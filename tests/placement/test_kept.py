@@ -194,7 +194,10 @@ def test_hosts_of_a_table_that_was_emptied_are_gone() -> None:
 
 def test_the_trigger_watches_every_column_that_scheduling_reads() -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'compute_host_updated'")
+        cursor.execute(
+            "SELECT string_agg(pg_get_triggerdef(oid), ' ') FROM pg_trigger"
+            " WHERE tgname IN ('compute_host_updated', 'compute_host_domain_updated')"
+        )
         watched = set(re.findall(r"old\.(\w+)", cursor.fetchone()[0]))
         cursor.execute("SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'compute_pool_updated'")
         ratios = set(re.findall(r"old\.(\w+)", cursor.fetchone()[0]))

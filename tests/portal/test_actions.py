@@ -6,6 +6,7 @@ import pytest
 from django.test import Client
 
 from compute.models import Flavor, Instance, Keypair, Operation, Price
+from compute.services.groups import create_group
 from tenants.models import ApiToken, Membership
 from tenants.services import quotas
 from tenants.services.tokens import authenticate_token
@@ -31,6 +32,14 @@ def test_create_leads_to_the_instance(people: People, cloud: Cloud) -> None:
     assert instance.user_data == "#!/bin/sh\ntrue\n"
     assert _new(people.operator, name="many", count="3")["Location"] == "/instances"
     assert Instance.unscoped.count() == 4
+
+
+def test_create_offers_the_groups_there_are(people: People, cloud: Cloud) -> None:
+    assert 'name="group"' not in people.operator.get("/instances/new").content.decode()
+    group = create_group(actor=SYSTEM, tenant=cloud.tenant, name="front", rule="anti_affinity")
+    assert "front (always apart)" in people.operator.get("/instances/new").content.decode()
+    _new(people.operator, group=str(group.id))
+    assert Instance.unscoped.get(name="web").group_id == group.id
 
 
 @pytest.mark.parametrize(

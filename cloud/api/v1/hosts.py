@@ -18,7 +18,14 @@ from compute import states
 from compute.models import Host, Operation
 from compute.selectors.lookup import find_host, find_pool
 from compute.selectors.pools import get_host, list_hosts
-from compute.services.hosts import create_join_token, disable_host, enable_host, prove_host, remove_host
+from compute.services.hosts import (
+    create_join_token,
+    disable_host,
+    enable_host,
+    prove_host,
+    remove_host,
+    set_failure_domain,
+)
 from tenants.errors import InvalidInput, NotFound
 from tenants.services.access import Actor, authorize
 
@@ -95,6 +102,7 @@ class HostAnswer(Answer):
     state_reason = serializers.CharField()
     modes = serializers.ListField(child=serializers.CharField(), help_text="kvm, qemu, lxc: as proved")
     traits = serializers.ListField(child=serializers.CharField())
+    failure_domain = serializers.CharField(help_text="what it fails together with; empty: nobody has said")
     total = TotalAnswer(source="*", help_text="the slice of the machine that it offers")
     capacity = CapacityAnswer(source="*", help_text="the most it may carry, by its pool's ratios")
     used = UsedAnswer(source="*")
@@ -111,6 +119,10 @@ class HostAnswer(Answer):
 
 class HostListQuery(StrictSerializer):
     pool = Text(required=False, help_text="id or name")
+
+
+class HostUpdateInput(StrictSerializer):
+    failure_domain = Text(max_length=63, allow_blank=True, help_text="a rack, a power feed; empty: nothing known")
 
 
 class DisableInput(StrictSerializer):
@@ -147,6 +159,16 @@ class Hosts(Door):
     @route("host_show", permission="host.read", answer=HostAnswer)
     def retrieve(self, call: Call, reference: str) -> Response:
         return self._answer(call, get_host(actor=call.actor, reference=as_reference(reference)))
+
+    @route("host_update", permission="host.update", body=HostUpdateInput, answer=HostAnswer)
+    def partial_update(self, call: Call, reference: str) -> Response:
+        """Say what it fails together with; groups spread over these."""
+        host = self._find(call, reference, "host.update")
+        domain = call.body["failure_domain"]
+        return self._answer(
+            call,
+            set_failure_domain(actor=call.actor, host_id=host.id, failure_domain=domain, if_version=call.if_version),
+        )
 
     @route("host_delete", permission="host.delete", status=204)
     def destroy(self, call: Call, reference: str) -> Response:

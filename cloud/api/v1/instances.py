@@ -89,6 +89,7 @@ class InstanceAnswer(Answer):
     image = NamedAnswer()
     default_user = serializers.CharField(source="image.default_user", help_text="who to log in as")
     pool = NamedAnswer()
+    group = NamedAnswer(allow_null=True, help_text="that keeps it apart from others, or with them")
     host = NamedAnswer(allow_null=True)
     virt_mode = VirtMode(["kvm", "qemu", "lxc"], source="*", allow_null=True)
     addresses = AddressAnswer(many=True, source="ports.all")
@@ -113,6 +114,7 @@ class InstanceCreateInput(StrictSerializer):
     image = Text(help_text="id or name")
     pool = Text(required=False, help_text="id or name; may be left out where there is one pool")
     keypairs = serializers.ListField(child=Text(), required=False, max_length=20, help_text="ids or names")
+    group = Text(required=False, help_text="id or name: kept apart from its instances, or with them")
     user_data = Text(
         required=False, allow_blank=True, multiline=True, max_length=USER_DATA_LIMIT, help_text="cloud-init"
     )

@@ -8,6 +8,7 @@ from cloud.api.v1.audit import Audit
 from cloud.api.v1.catalog import Flavors, Images
 from cloud.api.v1.decisions import Decisions
 from cloud.api.v1.grants import Alarms, Grants
+from cloud.api.v1.groups import Groups
 from cloud.api.v1.hosts import Hosts
 from cloud.api.v1.instances import Instances
 from cloud.api.v1.keypairs import Keypairs
@@ -45,7 +46,7 @@ urlpatterns = [
     _collection("pools/<str:reference>/capacity", Pools, get="capacity"),
     _collection("hosts", Hosts, get="list"),
     _collection("hosts/join-tokens", Hosts, post="create_join_token"),
-    _collection("hosts/<str:reference>", Hosts, get="retrieve", delete="destroy"),
+    _collection("hosts/<str:reference>", Hosts, get="retrieve", patch="partial_update", delete="destroy"),
     _collection("hosts/<str:reference>/actions/enable", Hosts, post="enable"),
     _collection("hosts/<str:reference>/actions/disable", Hosts, post="disable"),
     _collection("hosts/<str:reference>/actions/prove", Hosts, post="prove"),
@@ -56,6 +57,8 @@ urlpatterns = [
     _collection("images/<str:reference>", Images, get="retrieve"),
     _collection("keypairs", Keypairs, get="list", post="create"),
     _collection("keypairs/<str:reference>", Keypairs, get="retrieve", delete="destroy"),
+    _collection("groups", Groups, get="list", post="create"),
+    _collection("groups/<str:reference>", Groups, get="retrieve", delete="destroy"),
     _collection("instances", Instances, get="list", post="create"),
     _collection("instances/<str:reference>", Instances, get="retrieve", delete="destroy"),
     _collection("instances/<str:reference>/actions/start", Instances, post="start"),

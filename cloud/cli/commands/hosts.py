@@ -48,6 +48,7 @@ FIT_COLUMNS = {
     "hosts": "vm.hosts",
     "runs_out_first": "vm.limited_by",
 }
+FAILURE_COLUMNS = {"name": "name", "pool": "pool.name", "failure_domain": "failure_domain"}
 POOL_COLUMNS = {"name": "name", "description": "description", "age": "created_at"}
 POOL_FOR_OPERATORS = {
     "name": "name",
@@ -103,6 +104,14 @@ def disable_host(
 ) -> None:
     """Take it out of placement; what runs there goes on."""
     session.rows([session.client.post(f"hosts/{quoted(name)}/actions/disable", {"reason": reason})], COLUMNS)
+
+
+@command(app, "domain", keyed=True)
+def set_failure_domain(
+    session: Session, name: Name, domain: Annotated[str, typer.Argument(help="A rack, a power feed; '' for none")]
+) -> None:
+    """Say what it fails together with; groups spread over these."""
+    session.rows([session.client.patch(f"hosts/{quoted(name)}", {"failure_domain": domain})], FAILURE_COLUMNS)
 
 
 @command(app, "prove", slow=True, keyed=True)

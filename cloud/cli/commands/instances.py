@@ -40,6 +40,9 @@ def create(
     keypair: Annotated[
         list[str] | None, typer.Option("--keypair", "-k", help="SSH key that gets in; may be repeated")
     ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", "-g", help="Kept apart from its instances, or with them")
+    ] = None,
     user_data: Annotated[Path | None, typer.Option(help="File for cloud-init; - for standard input")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated")] = None,
     count: Annotated[int, typer.Option(help="How many, all or none", min=1)] = 1,
@@ -49,7 +52,14 @@ def create(
 ) -> None:
     """Make one instance, or several at once. A dry run ends with 4 where the create would be refused."""
     body: dict[str, Any] = {"name": name, "flavor": flavor, "image": image, "count": count}
-    optional = {"pool": pool, "keypairs": keypair, "kind": kind, "tenant": tenant, "tags": _pairs(tag or [])}
+    optional = {
+        "pool": pool,
+        "keypairs": keypair,
+        "kind": kind,
+        "tenant": tenant,
+        "group": group,
+        "tags": _pairs(tag or []),
+    }
     body |= {key: value for key, value in optional.items() if value}
     if user_data is not None:
         body["user_data"] = _read(user_data)

@@ -13,7 +13,7 @@ from cloud.pages.fields import Form, whole_number
 from cloud.portal.desk import Desk, at_desk
 from cloud.portal.views.dashboard import MAIN_RESOURCES
 from compute.errors import InvalidState
-from compute.selectors.catalog import list_flavors, list_images, list_keypairs
+from compute.selectors.catalog import list_flavors, list_groups, list_images, list_keypairs
 from compute.selectors.pools import list_pools
 from compute.services.instances_create import create_instances
 from compute.services.instances_forecast import forecast_instances
@@ -29,6 +29,7 @@ def new(request: HttpRequest, desk: Desk) -> HttpResponse:
     images = list(list_images(actor=desk.actor))
     flavors = sorted(list_flavors(actor=desk.actor), key=lambda flavor: (flavor.vcpus, flavor.memory_mib))
     keypairs = list(list_keypairs(actor=desk.actor, tenant_id=desk.tenant.id))
+    groups = list(list_groups(actor=desk.actor, tenant_id=desk.tenant.id))
     pools = list(list_pools(actor=desk.actor))
     form = Form(
         values={
@@ -36,6 +37,7 @@ def new(request: HttpRequest, desk: Desk) -> HttpResponse:
             "image": str(images[0].id) if images else "",
             "flavor": str(flavors[0].id) if flavors else "",
             "pool": str(pools[0].id) if pools else "",
+            "group": "",
             "keypairs": [keypairs[0].name] if keypairs else [],
             "user_data": "",
             "tags": "",
@@ -57,6 +59,7 @@ def new(request: HttpRequest, desk: Desk) -> HttpResponse:
                 flavor=form.values["flavor"],
                 pool=form.values["pool"] or None,
                 keypairs=form.values["keypairs"],
+                group=form.values["group"] or None,
                 # Browsers send CRLF; cloud-init's scripts must begin with a clean "#!" line.
                 user_data=form.values["user_data"].replace("\r\n", "\n"),
                 tags=_tags(form.values["tags"]),
@@ -77,6 +80,7 @@ def new(request: HttpRequest, desk: Desk) -> HttpResponse:
         "flavors": flavors,
         "keypairs": keypairs,
         "pools": pools,
+        "groups": groups,
         "lines": sorted(lines, key=lambda line: MAIN_RESOURCES.index(line.resource)),
     }
     return render(request, "portal/instances/new.html", context, status=400 if form.errors or form.refusal else 200)
@@ -94,6 +98,7 @@ def forecast(request: HttpRequest, desk: Desk) -> HttpResponse:
             image=request.GET.get("image", ""),
             flavor=request.GET.get("flavor", ""),
             pool=request.GET.get("pool") or None,
+            group=request.GET.get("group") or None,
             count=_count(request.GET.get("count", "")),
         )
     except (InvalidInput, InvalidState):
