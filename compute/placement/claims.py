@@ -57,7 +57,13 @@ class GrantUsedUp(ClaimRefused):
 # locked, or all hosts of a pool would queue behind one another.
 _LOCK: Final = "FOR NO KEY UPDATE OF h"
 _LOCK_IF_FREE: Final = "FOR NO KEY UPDATE OF h SKIP LOCKED"
-_HOSTS: Final = " ".join(("SELECT", HOST_COLUMNS, "FROM", HOST_TABLES, "WHERE h.id = ANY(%s)"))
+# The pool's ratios are of when the statement began: a claim that waited for its host may hold some that were lowered
+# meanwhile. What they make of the host stands on its locked row.
+_LEFT: Final = """
+h.ceiling_vcpus - h.used_vcpus - h.held_vcpus, h.ceiling_memory_mib - h.used_memory_mib - h.held_memory_mib,
+h.ceiling_disk_gib - h.used_disk_gib - h.held_disk_gib,
+"""
+_HOSTS: Final = " ".join(("SELECT", _LEFT, HOST_COLUMNS, "FROM", HOST_TABLES, "WHERE h.id = ANY(%s)"))
 _WRITE: Final = """
 WITH allocated AS (
     INSERT INTO compute_allocation (id, host_id, consumer_type, consumer_id, grant_id, vcpus, memory_mib, disk_gib,
@@ -91,7 +97,7 @@ def claim(*, wanted: Mapping[uuid.UUID, Seat]) -> None:
     per_host: dict[uuid.UUID, dict[uuid.UUID, Seat]] = {}
     for consumer, seat in wanted.items():
         per_host.setdefault(seat.host_id, {})[consumer] = seat
-    hosts = {host.id: host for host in _locked(f"{_HOSTS} ORDER BY h.id {_LOCK}", [list(per_host)])}
+    hosts = {one.host.id: one for one in _locked(f"{_HOSTS} ORDER BY h.id {_LOCK}", [list(per_host)])}
     drawn: dict[uuid.UUID, int] = {}
     for host_id in sorted(per_host):
         _take(hosts.get(str(host_id)), per_host[host_id], drawn)
@@ -109,28 +115,37 @@ def claim_first(*, consumer: uuid.UUID, seat: Seat, hosts: Sequence[uuid.UUID]) 
     found = _locked(sql, [order, order])
     if not found:
         return None
-    seat = replace(seat, host_id=uuid.UUID(found[0].id))
+    seat = replace(seat, host_id=uuid.UUID(found[0].host.id))
     drawn: dict[uuid.UUID, int] = {}
     _take(found[0], {consumer: seat}, drawn)
     _draw(drawn)
     return seat
 
 
-def _locked(sql: str, parameters: list[Any]) -> list[HostState]:
-    return [host_from_row(row) for row in prepared.run(sql, parameters)]
+@dataclass(frozen=True, slots=True)
+class _Locked:
+    """A host as its locked row says, and what may come to its sums at most."""
+
+    host: HostState
+    left: Resources
 
 
-def _take(host: HostState | None, seats: Mapping[uuid.UUID, Seat], drawn: dict[uuid.UUID, int]) -> None:
+def _locked(sql: str, parameters: list[Any]) -> list[_Locked]:
+    return [_Locked(host_from_row(row[3:]), Resources(*row[:3])) for row in prepared.run(sql, parameters)]
+
+
+def _take(locked: _Locked | None, seats: Mapping[uuid.UUID, Seat], drawn: dict[uuid.UUID, int]) -> None:
     """Write the allocations of one locked host; add what its seats draw to `drawn`, grant id -> units."""
-    if host is None or host.admin_state != "enabled" or host.observed_state != "up":
+    if locked is None or locked.host.admin_state != "enabled" or locked.host.observed_state != "up":
         raise ClaimRefused("the host left service")
+    host = locked.host
     open_to_all, reserved = NOTHING, NOTHING
     for seat in seats.values():
         if seat.grant_id is None:
             open_to_all = open_to_all + seat.resources
         else:
             reserved = reserved + seat.resources
-    if fits(host.inventory, host.used, open_to_all):
+    if fits(host.inventory, host.used, open_to_all) or not open_to_all <= locked.left:
         raise ClaimRefused(f"host {host.id} filled up")
     shares = _place_cells(host, seats)
     host_id = uuid.UUID(host.id)

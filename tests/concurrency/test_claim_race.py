@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import uuid
 from typing import Any
 
@@ -14,11 +15,14 @@ from compute.models import Allocation, Host
 from compute.placement import claims
 from compute.placement.claims import ClaimRefused, Seat, claim
 from compute.scheduler.model import Resources
+from compute.services import catalog
+from tenants.services.access import system_actor
 from tests.factories.compute import make_host, make_pool
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ONE = Resources(vcpus=1, memory_mib=64, disk_gib=1)
 CLAIMANTS = 8
+ACTOR = system_actor("test")
 
 
 def _claim_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
@@ -62,6 +66,33 @@ def test_the_last_place_goes_to_exactly_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert Allocation.objects.count() == 1
     host.refresh_from_db()
     assert host.used_vcpus == 1
+
+
+def test_a_ratio_that_is_lowered_while_a_claim_waits_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waiting claim has read the pool's row before, and gets the host's row as it is after."""
+    pool = make_pool(vcpu_ratio=4.0)
+    host = make_host(pool, vcpus=1)
+    lowered, honest = threading.Event(), catalog.arrange
+
+    def slow_arrange(**arguments: Any) -> Any:
+        lowered.set()
+        time.sleep(0.5)
+        return honest(**arguments)
+
+    monkeypatch.setattr(catalog, "arrange", slow_arrange)
+
+    def lower() -> None:
+        catalog.update_pool(actor=ACTOR, pool_id=pool.id, vcpu_ratio=1.0)
+        connection.close()
+
+    lowering = threading.Thread(target=lower)
+    lowering.start()
+    assert lowered.wait(10)
+    with pytest.raises(ClaimRefused), transaction.atomic():
+        claim(wanted={uuid.uuid4(): Seat(host.id, Resources(vcpus=2, memory_mib=64, disk_gib=1))})
+    lowering.join(timeout=10)
+    host.refresh_from_db()
+    assert (host.ceiling_vcpus, host.used_vcpus) == (1, 0)
 
 
 def test_control_without_the_lock_several_pass_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
