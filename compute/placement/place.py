@@ -148,7 +148,8 @@ def _plan(
         best = ranking.candidates[0].host_id
         host = current.hosts[current.row_of[best]]
         if drawn is not None:
-            current = current.with_host(with_member(host, request))
+            if request.group is not None:
+                current = current.with_host(with_member(host, request.group))
             # Set-aside room counts as used already.
             drawn.take(best, request.resources)
         elif len(consumers) > 1:

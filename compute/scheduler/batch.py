@@ -47,11 +47,9 @@ def plan_batch(snapshot: Snapshot, request: Request, policy: Policy, count: int)
     return Plan(tuple(chosen), first, first_ranking or ranking)
 
 
-def with_member(host: HostState, request: Request) -> HostState:
-    """Return the host with one such instance of the request's group on it, its room aside."""
-    if request.group is None:
-        return host
-    return replace(host, group_counts={**host.group_counts, request.group: host.group_counts.get(request.group, 0) + 1})
+def with_member(host: HostState, group: str) -> HostState:
+    """Return the host with one more instance of the group on it, its room aside."""
+    return replace(host, group_counts={**host.group_counts, group: host.group_counts.get(group, 0) + 1})
 
 
 def after_member(request: Request, host: HostState) -> Request:
