@@ -23,10 +23,10 @@ def main() -> int:
     for_good = service.has_systemd() and not options.for_reboot
     progress = Progress(2 + for_good + options.purge)
     try:
-        if for_good:
-            service.disable(service.cloud_name(place))
         # A machine that goes down ends whoever has the lock: that is worth waiting for.
         with only_one(place, patience=60.0 if options.for_reboot else 0.0):
+            if for_good:
+                service.disable(service.cloud_name(place))
             _take_down(place, progress, purge=options.purge)
         if for_good:
             # Without the lock: the unit's own `deploy/down` takes it, and finds nothing left to do.
@@ -34,6 +34,8 @@ def main() -> int:
                 service.remove(place)
         if options.purge:
             with only_one(place), progress.step("Data"):
+                if Supervisor(place).running():  # the lock was free for a moment
+                    raise SetupError("Another deploy/up has brought the cloud back meanwhile: its data stays.")
                 _purge(place)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
