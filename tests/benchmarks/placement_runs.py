@@ -212,8 +212,9 @@ def floor(client: Client) -> Callable[[], None]:
                 [host],
             )
             link.execute(
-                "INSERT INTO compute_allocation (id, host_id, consumer_type, consumer_id, vcpus, memory_mib, disk_gib, created_at) "
-                "VALUES (gen_random_uuid(), %s, 'instance', gen_random_uuid(), 1, 1024, 4, now())",
+                "INSERT INTO compute_allocation (id, host_id, consumer_type, consumer_id, vcpus, memory_mib, disk_gib, "
+                "dedicated_vcpus, dedicated_memory_mib, created_at) "
+                "VALUES (gen_random_uuid(), %s, 'instance', gen_random_uuid(), 1, 1024, 4, 0, 0, now())",
                 [host],
             )
             for level in levels:
