@@ -44,7 +44,7 @@ HOST_COLUMNS: Final = """
 h.id, h.name, h.pool_id, h.total_vcpus, h.total_memory_mib, h.total_disk_gib, h.reserved_vcpus, h.reserved_memory_mib,
 h.reserved_disk_gib, p.vcpu_ratio, p.memory_ratio, p.disk_ratio, h.used_vcpus + h.held_vcpus,
 h.used_memory_mib + h.held_memory_mib, h.used_disk_gib + h.held_disk_gib, h.used_instances, h.admin_state,
- h.observed_state, h.modes, h.traits, h.facts, h.numa_used, h.failure_domain
+h.observed_state, h.modes, h.traits, h.facts, h.numa_used, h.failure_domain
 """
 
 

@@ -27,9 +27,8 @@ def create_group(*, actor: Actor, tenant: Tenant, name: str, rule: str, max_per_
     if max_per_domain is not None and not 1 <= max_per_domain <= 1000:
         raise InvalidInput.field("/max_per_domain", "invalid_count", "At most so many is a number from 1 to 1000.")
     with transaction.atomic(durable=True):
-        Tenant.objects.select_for_update(of=("self",), no_key=True).get(
-            id=tenant.id
-        )  # two at once would both count one below
+        # Two at once would both count one below.
+        Tenant.objects.select_for_update(of=("self",), no_key=True).get(id=tenant.id)
         if Group.unscoped.filter(tenant=tenant).count() >= MOST_PER_TENANT:
             raise InUse(f"The tenant has {MOST_PER_TENANT} groups, the most there can be: delete one first.")
         try:

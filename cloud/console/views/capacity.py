@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,22 +55,23 @@ def capacity(request: HttpRequest, actor: Actor) -> HttpResponse:
     if pools:
         pool = find_pool(request.GET["pool"]) if request.GET.get("pool") else pools[0]
         found = read_capacity(actor=actor, pool=pool)
+        rows = _rows(found)
         context |= {
             "pool": pool,
             "found": found,
-            "rows": _rows(found),
+            "rows": rows,
             "fits": [_fit_row(fit) for fit in found.fits],
             "in_service": sum(
                 one.hosts for one in found.states if (one.admin_state, one.observed_state) == ("enabled", "up")
             ),
-            "tightest": _tightest(_rows(found)),
+            "tightest": max(rows, key=lambda row: row.taken),
         }
     return render(request, "console/capacity.html", context)
 
 
 def _rows(found: PoolCapacity) -> list[ResourceRow]:
     rows = []
-    for resource, amount in _of(found.amounts):
+    for resource, amount in found.amounts.items():
         share = 100 / amount.capacity if amount.capacity else 0.0
         soonest = amount.trend.soonest if amount.trend else None
         used = min(100.0, amount.used * share)
@@ -86,14 +86,6 @@ def _rows(found: PoolCapacity) -> list[ResourceRow]:
             )
         )
     return rows
-
-
-def _of(amounts: Mapping[Resource, Amount]) -> list[tuple[Resource, Amount]]:
-    return list(amounts.items())
-
-
-def _tightest(rows: list[ResourceRow]) -> ResourceRow:
-    return max(rows, key=lambda row: row.taken)
 
 
 def _fit_row(fit: FlavorFit) -> FitRow:

@@ -35,7 +35,7 @@ def ordered(cluster: Cluster, goal: Ints, *, hops: int = 0) -> list[Step]:
             steps.append(_go(layout, int(left[best]), int(goal[left[best]])))
             left = np.delete(left, best)
             continue
-        way = _out_of_the_way(layout, left, goal) if hops else None
+        way = _out_of_the_way(layout, left, goal) if hops > 0 else None
         if way is None:
             break
         steps.append(_go(layout, *way))
