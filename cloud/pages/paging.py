@@ -44,7 +44,7 @@ def page(request: HttpRequest, rows: QuerySet[Any], *, size: int = PAGE_SIZE, ti
 
 def page_by_name(request: HttpRequest, rows: QuerySet[Any], *, size: int = PAGE_SIZE) -> Page:
     """Return the page that begins behind the name in `?after=`. `rows` have a unique `name`."""
-    after = request.GET.get("after", "").replace("\x00", "")
+    after = request.GET.get("after", "")
     found = list((rows.filter(name__gt=after) if after else rows).order_by("name")[: size + 1])
     items = found[:size]
     return Page(

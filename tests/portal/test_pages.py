@@ -33,6 +33,26 @@ def test_every_role_sees_every_page(role: str, people: People, cloud: Cloud) -> 
             assert forbidden not in answer.content, path
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/instances?q=%00",
+        "/instances?q=%%000",
+        "/tenants?q=a%00",
+        "/console/hosts?q=%00",
+        "/console/hosts?after=a%00b",
+        "/console/capacity?pool=%00",
+        "/console/tenants?q=%00",
+        "/console/users?q=%00",
+    ],
+)
+def test_nul_in_a_query_is_taken_for_nothing(path: str, people: People, cloud: Cloud) -> None:
+    client = people.cloud_operator if path.startswith("/console") else people.owner
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert "%00" not in answer.wsgi_request.get_full_path()
+
+
 def test_a_stranger_finds_nothing(people: People, cloud: Cloud) -> None:
     instance = cloud.create_running("hidden-name")
     for path in _pages_of(instance):
