@@ -158,6 +158,12 @@ def plan_resize(*, actor: Actor, instance_id: uuid.UUID, flavor: str) -> ResizeP
     )
 
 
+def may_become(instance: Instance, flavor: Flavor) -> bool:
+    """Return whether a resize to another flavor is to be thought of; a smaller disk is told of by the plan. No query."""
+    kept = numa_of(flavor) is not None or numa_of(instance.flavor) is not None
+    return flavor.kind in ("", instance.kind) and flavor.id != instance.flavor_id and not kept
+
+
 def _look_up(reference: str, instance: Instance) -> Flavor:
     try:
         flavor = lookup.find_flavor(reference)

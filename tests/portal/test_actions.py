@@ -39,7 +39,10 @@ def test_create_offers_the_groups_there_are(people: People, cloud: Cloud) -> Non
     group = create_group(actor=SYSTEM, tenant=cloud.tenant, name="front", rule="anti_affinity")
     assert "front (always apart)" in people.operator.get("/instances/new").content.decode()
     _new(people.operator, group=str(group.id))
-    assert Instance.unscoped.get(name="web").group_id == group.id
+    made = Instance.unscoped.get(name="web")
+    assert made.group_id == group.id
+    shown = people.operator.get(f"/instances/{made.id}").content.decode()
+    assert 'front <span class="muted">always apart</span>' in shown
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,10 @@ def test_resize_is_offered_for_what_is_stopped_and_planned_before_it_is_done(peo
     assert people.stranger.get(path).status_code == 404
     assert people.stranger.get(f"{path}/plan?flavor={large.id}").status_code == 404
     assert "Choose a size" in people.operator.get(f"{path}/plan").content.decode()
+    own = Flavor.objects.create(name="own-cpus", vcpus=1, memory_mib=256, disk_gib=1, pinned=True)
+    assert "own-cpus" not in people.operator.get(path).content.decode()
+    never = people.operator.get(f"{path}/plan?flavor={own.id}").content.decode()
+    assert "given when an instance is made" in never
     told = people.operator.get(f"{path}/plan?flavor={large.id}").content.decode()
     assert "Fits." in told
     assert "quota: 4 of 10 then" in told

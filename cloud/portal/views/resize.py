@@ -13,7 +13,7 @@ from cloud.pages.fields import Form
 from cloud.portal.desk import Desk, at_desk, move_to
 from compute.selectors.catalog import list_flavors
 from compute.selectors.instances import get_instance
-from compute.services.instances_resize import plan_resize, resize_instance
+from compute.services.instances_resize import may_become, plan_resize, resize_instance
 from tenants.errors import DomainError, InvalidInput
 from tenants.services.access import authorize
 
@@ -25,11 +25,7 @@ def resize(request: HttpRequest, desk: Desk, instance_id: uuid.UUID) -> HttpResp
     instance = get_instance(actor=desk.actor, reference=str(instance_id))
     desk = move_to(request, desk, instance.tenant_id)
     authorize(desk.actor, "instance.resize", instance.tenant_id)
-    flavors = [
-        flavor
-        for flavor in list_flavors(actor=desk.actor)
-        if flavor.kind in ("", instance.kind) and flavor.id != instance.flavor_id
-    ]
+    flavors = [flavor for flavor in list_flavors(actor=desk.actor) if may_become(instance, flavor)]
     form = Form(values={"flavor": request.POST.get("flavor", "")})
     if request.method == "POST":
         try:
@@ -51,12 +47,15 @@ def resize(request: HttpRequest, desk: Desk, instance_id: uuid.UUID) -> HttpResp
 @require_safe
 @at_desk
 def plan(request: HttpRequest, desk: Desk, instance_id: uuid.UUID) -> HttpResponse:
-    """What the chosen size would mean; empty as long as none is chosen."""
+    """What the chosen size would mean, or why it can never be had; a hint as long as none is chosen."""
     instance = get_instance(actor=desk.actor, reference=str(instance_id))
     try:
         found = plan_resize(actor=desk.actor, instance_id=instance_id, flavor=request.GET.get("flavor", ""))
-    except InvalidInput:
-        return render(request, "portal/instances/_resize_plan.html", {"plan": None})
+    except InvalidInput as error:
+        asked = bool(request.GET.get("flavor"))
+        return render(
+            request, "portal/instances/_resize_plan.html", {"plan": None, "refusal": error if asked else None}
+        )
     own = str(instance.tenant_id)
     charged = {line["resource"]: line for line in found.quota if line["tenant"] and line["tenant"]["id"] == own}
     lines = [
