@@ -55,10 +55,10 @@ class NodeSettings:
 
         def cpus(name: str) -> tuple[int, ...]:
             value = text(name, "")
-            if not _CPU_LIST.fullmatch(value):
+            runs = [part.split("-") for part in value.split(",") if part]
+            if not _CPU_LIST.fullmatch(value) or any(int(run[0]) > int(run[-1]) for run in runs):
                 raise SettingsError(f"CENOTE_NODE_{name} is {value!r}: it has to be a list of CPUs such as 2-7,10")
-            ends = [part.split("-") for part in value.split(",") if part]
-            return tuple(sorted({cpu for part in ends for cpu in range(int(part[0]), int(part[-1]) + 1)}))
+            return tuple(sorted({cpu for run in runs for cpu in range(int(run[0]), int(run[-1]) + 1)}))
 
         slice_cpus, dedicated = cpus("CPUS"), cpus("DEDICATED_CPUS")
         if slice_cpus and not set(dedicated) < set(slice_cpus):

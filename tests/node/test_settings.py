@@ -64,7 +64,8 @@ def test_the_slices_cpus_are_read_as_the_kernel_writes_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpus", "dedicated"), [("x", ""), ("0-", ""), ("0,,1", ""), ("0-3", "4"), ("0-3", "0-3"), ("", "1 2"), ("٤", "")]
+    ("cpus", "dedicated"),
+    [("x", ""), ("0-", ""), ("3-1", ""), ("0,,1", ""), ("0-3", "4"), ("0-3", "0-3"), ("", "1 2"), ("٤", "")],
 )
 def test_cpus_without_sense_are_named(cpus: str, dedicated: str) -> None:
     with pytest.raises(SettingsError, match="CENOTE_NODE_"):
