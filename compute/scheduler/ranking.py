@@ -10,13 +10,15 @@ import numpy as np
 from compute.scheduler import reasons
 from compute.scheduler.filters import failing, failing_rows, refusal
 from compute.scheduler.model import Candidate, HostState, Policy, Ranking, Refusal, Request
-from compute.scheduler.snapshot import Counts, Snapshot
+from compute.scheduler.snapshot import Counts, Shares, Snapshot
 from compute.scheduler.weighers import active
 
 Item = TypeVar("Item")
 
 # Measured: from here on building columns and ranking them costs less than going host by host.
 _COLUMNS_FROM = 16
+# A record keeps the best 20, a claim walks down the best 16.
+_FIRST = 32
 
 
 def rank(hosts: Sequence[HostState] | Snapshot, request: Request, policy: Policy) -> Ranking:
@@ -61,16 +63,16 @@ def rank_columns(snapshot: Snapshot, request: Request, policy: Policy) -> Rankin
         scores = scores + points
         names.append(weigher.name)
         columns.append(points)
-    best = np.lexsort((snapshot.id_order[rows], -scores))
-    rows, scores, columns = rows[best], scores[best], [points[best] for points in columns]
+    order = _Order(scores, snapshot.id_order[rows])
     refused: Counts = np.flatnonzero(bits)
     refused = refused[np.argsort(snapshot.id_order[refused])]
     hosts = snapshot.hosts
 
     def candidate(place: int) -> Candidate:
-        host = hosts[rows[place]]
-        contributions = {name: float(points[place]) for name, points in zip(names, columns, strict=True)}
-        return Candidate(host.id, float(scores[place]), contributions, host.name)
+        at = order.at(place)
+        host = hosts[rows[at]]
+        contributions = {name: float(points[at]) for name, points in zip(names, columns, strict=True)}
+        return Candidate(host.id, float(scores[at]), contributions, host.name)
 
     def refusal_at(place: int) -> Refusal:
         row = refused[place]
@@ -93,6 +95,33 @@ def _total(values: Iterable[float]) -> float:
     for value in values:  # not sum(): newer Pythons compensate its rounding, the columns do not
         total += value
     return total
+
+
+class _Order:
+    """Which score stands at which place: the highest first, of equal ones the first by `ids`.
+
+    A placement and its record look at a few of thousands: these are picked out; all are sorted once somebody looks further.
+    """
+
+    __slots__ = ("_ids", "_order", "_scores")
+
+    def __init__(self, scores: Shares, ids: Counts) -> None:
+        self._scores = scores
+        self._ids = ids
+        self._order = self._sorted(np.arange(len(scores)) if len(scores) <= _FIRST else self._first())
+
+    def at(self, place: int) -> int:
+        if place >= len(self._order):
+            self._order = self._sorted(np.arange(len(self._scores)))
+        return int(self._order[place])
+
+    def _first(self) -> Counts:
+        """At least `_FIRST` of them: with all that are as good as the last."""
+        edge = np.partition(self._scores, -_FIRST)[-_FIRST]
+        return np.flatnonzero(self._scores >= edge)
+
+    def _sorted(self, which: Counts) -> Counts:
+        return which[np.lexsort((self._ids[which], -self._scores[which]))]
 
 
 class _Lazy(Sequence[Item], Generic[Item]):

@@ -51,10 +51,15 @@ def _shares_rows(snapshot: Snapshot, asked: Resources, rows: Counts) -> list[Sha
     """How full each resource of the rows is once `asked` is there as well."""
     shares = []
     for resource in RESOURCES:
-        capacity = snapshot.capacity[resource][rows]
-        taken = snapshot.used[resource][rows] + getattr(asked, resource)
-        share = np.minimum(taken / np.maximum(capacity, 1), 1.0)
-        shares.append(np.where(capacity > 0, share, np.where(taken > 0, 1.0, 0.0)))
+        capacity, used = snapshot.capacity[resource], snapshot.used[resource]
+        if len(rows) < len(snapshot):
+            capacity, used = capacity[rows], used[rows]
+        taken = used + getattr(asked, resource)
+        share: Shares = np.minimum(taken / np.maximum(capacity, 1), 1.0)
+        nothing = capacity <= 0
+        if nothing.any():
+            share[nothing] = taken[nothing] > 0
+        shares.append(share)
     return shares
 
 

@@ -25,6 +25,7 @@ from django.apps import apps
 from django.db import connection, connections
 from psycopg import sql
 
+from cloud import collector
 from compute.errors import NoValidHost
 from compute.models import Allocation, Host
 from compute.selectors.invariants import check_all
@@ -229,6 +230,7 @@ def floor(client: Client) -> Callable[[], None]:
 
 def in_process(client: Client) -> Callable[[], None]:
     numbers = itertools.count()
+    collector.spare()  # as in a web worker
 
     def act() -> None:
         create_instances(

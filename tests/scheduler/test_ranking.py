@@ -192,6 +192,19 @@ def test_ties_are_broken_by_id() -> None:
     assert order(rank(hosts, request(), SPREAD)) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("kinds", [1, 3, 500])
+@pytest.mark.parametrize("place", [0, 31, 32, 40, 299])
+def test_wherever_one_looks_first_the_order_is_that_of_all_sorted(kinds: int, place: int) -> None:
+    """Ties (few kinds of hosts) reach over the edge of what is picked out without sorting all."""
+    hosts = [
+        host(f"h{number * 7919 % 300:03d}", used=resources(number * 31 % kinds % 8, 0, 0)) for number in range(300)
+    ]
+    expected = rank_hosts(hosts, request(), SPREAD).candidates
+    ranking = rank_columns(Snapshot.from_hosts(hosts), request(), SPREAD)
+    assert ranking.candidates[place] == expected[place]
+    assert ranking.candidates == expected
+
+
 def test_weight_of_zero_turns_a_weigher_off() -> None:
     busy, calm = host("a", load=1.0), host("b", load=0.0)
     ranking = rank([busy, calm], request(), Policy("spread", {"load": 0.0}))
