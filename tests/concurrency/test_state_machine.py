@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -130,6 +131,11 @@ def _faults() -> list[Violation]:
     return found
 
 
+def _stuck() -> list[tuple[str, Any]]:
+    """What the operations that no rule covers met last."""
+    return list(Operation.objects.filter(state="stuck").values_list("kind", "error"))
+
+
 def _pass_time() -> None:
     """Back-offs and leases run out, as they would in half a minute."""
     for operation_id in Operation.objects.filter(state__in=states.OPERATION_DUE).values_list("id", flat=True):
@@ -203,7 +209,7 @@ def test_every_invariant_holds_after_every_step(cloud: None, nursery: Nursery, t
         at = time.monotonic()
         faults = _faults()
         checking += time.monotonic() - at
-        assert faults == [], f"seed {SEED}, step {step}: after {act}"
+        assert faults == [], f"seed {SEED}, step {step}: after {act}; stuck: {_stuck()}"
         if LONG and step % 500 == 0:
             print(f"seed {SEED}: step {step} after {time.monotonic() - began:.0f} s", flush=True)
         file = tmp_path / "faults"

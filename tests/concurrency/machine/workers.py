@@ -21,7 +21,7 @@ from pathlib import Path
 from django.db import connection
 
 from compute.errors import StaleAnswer
-from compute.models import Host, Operation
+from compute.models import Host, HostCall, Operation
 from compute.node.drivers.fake import FakeDriver, FakeHost
 from compute.node.drivers.faults import Fault, FaultKind
 from compute.node.drivers.settings import DriverSettings
@@ -118,13 +118,11 @@ class _PlayedOn(PlayedHost):
         for call in nodes.fetch_calls(host=self.host, limit=16):
             if dice.random() < 0.06:
                 method = call.method.removeprefix("instance.")
-                # A host that says it can never remove a guest leaves the operation to an operator: "stuck", rightly.
-                kinds: list[FaultKind] = [
-                    "retry",
-                    "unknown",
-                    "unknown_after",
-                    *(["never"] if method != "remove" else []),
-                ]
+                kinds: list[FaultKind] = ["retry", "unknown", "unknown_after"]
+                # A host that can never remove a guest, or take back a step, leaves the operation to an operator: "stuck",
+                # rightly.
+                if method != "remove" and not HostCall.objects.filter(id=call.id, purpose="undo").exists():
+                    kinds.append("never")
                 self.driver.inject(Fault(method, dice.choice(kinds), instance_id=call.target_id))
             answer = self.execute(call)
             if dice.random() < 0.05:
