@@ -16,7 +16,7 @@ from tests.factories.compute import make_flavor, make_host, make_image, make_poo
 from tests.factories.nodes import play, run_to_end
 from tests.factories.tenants import make_member, make_tenant, make_token
 
-pytestmark = [pytest.mark.faults, pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 ROOM = 40
 RUSH = 100

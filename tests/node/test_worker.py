@@ -8,16 +8,12 @@ import time
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from compute.broker_acl import broker_password, queue_name
 from compute.node.drivers.faults import Fault
 from compute.wire import HeartbeatAnswer
 from tests.node.conftest import SECRET_KEY, Broker, Worker, children_of
 from tests.node.control import TOKEN, Control, wait_for
 from tests.node.orders import a_call, an_id
-
-pytestmark = pytest.mark.faults
 
 
 def listening(worker: Worker, control: Control) -> None:
