@@ -17,10 +17,10 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from compute.models import Alarm, Grant, Pool, SetAside
+from compute.placement.grant_end import end_grant
 from compute.placement.promises import IN_SERVICE, Verdict, arrange, lock_hosts, verdicts
 from compute.placement.reservations import lock_chain, unit_columns
 from compute.scheduler.promises import Unit
-from compute.services.grants import end_grant
 
 log = logging.getLogger(__name__)
 KINDS = ("promise_broken", "promise_at_risk")
@@ -50,7 +50,8 @@ def _idle(pool: Pool) -> bool:
 
 def _end_orphans() -> int:
     ended = 0
-    for grant in Grant.unscoped.filter(tenant__state="deleted"):
+    # From the deepest up: one that draws beyond its own units holds on to the one above.
+    for grant in Grant.unscoped.filter(tenant__state="deleted").order_by("-tenant__path__len", "id"):
         with transaction.atomic():
             hosts = lock_hosts(pool_id=grant.pool_id)
             try:

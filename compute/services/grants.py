@@ -11,7 +11,8 @@ from django.db import connection, transaction
 from django.db.models import Sum
 
 from compute.errors import InvalidState, PromiseNotPlaceable
-from compute.models import Allocation, Flavor, Grant, GrantLimit, GrantUse, Host, Instance, Pool, SetAside
+from compute.models import Allocation, Flavor, Grant, GrantLimit, Host, Instance, Pool
+from compute.placement.grant_end import end_grant
 from compute.placement.limits import LIMITED
 from compute.placement.promises import arrange, lock_hosts
 from compute.placement.reservations import ReservationUsedUp, draw, lock_chain, unit_columns, unit_of, unit_of_flavor
@@ -154,41 +155,6 @@ def delete_grant(*, actor: Actor, grant_id: uuid.UUID, if_version: int | None = 
         audit.record(
             actor=actor, action="grant.delete", tenant=grant.tenant_id, target=grant, before={"units": grant.units}
         )
-
-
-def end_grant(*, grant: Grant, hosts: list[Host], chain: list[Grant]) -> None:
-    """`delete_grant` for callers that hold the pool's hosts and the grant's chain locked. Raises Conflict."""
-    below = list(Grant.unscoped.filter(parent=grant).order_by("id"))
-    if grant.parent_id is None and any(row.used_units > row.units for row in below):
-        raise _too_few("A grant below draws on this one beyond its own units: raise its units first.")
-    stay = sum(max(row.units, row.used_units) for row in below)
-    for row in below:
-        row.parent_id = grant.parent_id
-        row.expandable = row.expandable and grant.parent_id is not None
-        row.save(update_fields=["parent", "expandable"])
-    by_id = {host.id: host for host in hosts}
-    for use in GrantUse.objects.filter(grant=grant):
-        _let_go(grant, use, by_id[use.host_id])
-    _draw(chain[1:], stay - max(grant.units, grant.used_units), grant.tenant)
-    Allocation.objects.filter(grant=grant).update(grant=None)
-    pool = grant.pool
-    Grant.unscoped.filter(id=grant.id).delete()
-    _rearrange(pool, hosts, more=False)
-
-
-def _let_go(grant: Grant, use: GrantUse, host: Host) -> None:
-    """Turn a grant's use of one locked host into plain use: its slots go, what its guests use stays."""
-    unit = unit_of(grant)
-    row = SetAside.objects.filter(host=host, **unit_columns(unit)).first()
-    if row is not None and use.slots:
-        row.slots, row.filled = row.slots - use.slots, row.filled - use.slots
-        row.save(update_fields=["slots", "filled"])
-    freed = unit.times(use.slots)
-    host.held_vcpus -= freed.vcpus - use.vcpus
-    host.held_memory_mib -= freed.memory_mib - use.memory_mib
-    host.held_disk_gib -= freed.disk_gib - use.disk_gib
-    host.save(update_fields=["held_vcpus", "held_memory_mib", "held_disk_gib"])
-    use.delete()
 
 
 def _find(grant_id: uuid.UUID) -> Grant:

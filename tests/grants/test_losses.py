@@ -10,6 +10,7 @@ from compute.reconcilers import promises
 from compute.services.grants import Terms, delete_grant, update_grant
 from compute.services.hosts import disable_host, remove_host
 from tenants.models import Tenant
+from tenants.services.tenants import delete_tenant
 from tests.factories.tenants import SYSTEM, make_tenant
 from tests.grants.conftest import Field
 
@@ -120,3 +121,19 @@ def test_the_grant_of_a_deleted_tenant_is_ended(field: Field, ours: Tenant) -> N
     promises.run()
     assert not Grant.unscoped.exists()
     assert not SetAside.objects.exists()
+
+
+def test_grants_of_tenants_deleted_together_are_ended_from_the_deepest_up(field: Field, ours: Tenant) -> None:
+    middle = make_tenant(parent=ours)
+    field.grant(ours, 3)
+    field.grant(middle, 0, expandable=True)
+    leaf = make_tenant(parent=middle)
+    field.grant(leaf, 1)
+    assert Grant.unscoped.get(tenant=middle).used_units == 1, "more than its own: it holds on to the one above"
+    for tenant in (leaf, middle, ours):
+        delete_tenant(actor=SYSTEM, tenant=tenant)
+    # What is written last is found last, unless asked for in an order.
+    Grant.unscoped.exclude(tenant=ours).update(version=7)
+    Tenant.objects.exclude(id=ours.id).update(version=7)
+    promises.run()
+    assert not Grant.unscoped.exists()

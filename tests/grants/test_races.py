@@ -16,6 +16,7 @@ from django.db.models import QuerySet
 from compute.models import Grant, GrantLimit, SetAside
 from compute.placement import claims, limits
 from compute.placement.claims import Seat
+from compute.placement.grant_end import end_grant
 from compute.placement.promises import lock_hosts
 from compute.placement.reservations import lock_chain
 from compute.reconcilers import promises
@@ -144,7 +145,7 @@ def test_two_reconcilers_that_find_the_same_orphaned_grant_end_it_once(field: Fi
             assert time.monotonic() < deadline, "the other run did not come as far as the hosts' locks"
             time.sleep(0.02)
         chain = lock_chain(grant.id)
-        grants.end_grant(grant=chain[0], hosts=hosts, chain=chain)
+        end_grant(grant=chain[0], hosts=hosts, chain=chain)
     other.join(60)
     assert results == [0], "it found nothing left to do"
     assert not Grant.unscoped.filter(id=grant.id).exists()
