@@ -21,11 +21,12 @@ from compute import states
 from compute.errors import OperationInProgress
 from compute.models import Host, HostCall, Instance, Operation
 from tenants import prepared
+from tenants.models.ids import new_id
 from tenants.services.access import Actor
 
 CHANNEL = "cenote_doorbell"
 
-# Whose row carries the fencing token, by target type.
+# Whose row carries the fencing token, by target type. Tenants have none: no host is told of them.
 TARGETS = {"instance": Instance.unscoped, "host": Host.objects}
 
 
@@ -55,6 +56,7 @@ def submit(
     request_key: uuid.UUID | None = None,
     queue_behind: bool = False,
     deadline_seconds: int | None = None,
+    operation_id: uuid.UUID | None = None,
 ) -> Operation:
     """Insert a pending operation and ring for it at commit. The caller holds the target's row lock.
 
@@ -84,6 +86,7 @@ def submit(
     try:
         with transaction.atomic():
             operation = Operation.objects.create(
+                id=operation_id or new_id(),
                 tenant_id=tenant_id,
                 kind=kind,
                 target_type=target_type,

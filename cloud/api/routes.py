@@ -117,10 +117,12 @@ def route(
     secret: bool = False,
     paths: Mapping[str, str] | None = None,
     dry_answer: type[Answer] | None = None,
+    slow_answer: type[Answer] | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declare a handler. `name` is noun_verb and becomes the operationId. `secret`: the answer holds one, shown once.
     `paths`: what a path parameter means, where it is not the usual "id or name". `dry_answer`: what `?dry_run=true`
-    answers, with 200; the query has to declare the parameter.
+    answers, with 200; the query has to declare the parameter. `slow_answer`: what is answered with 202 where the query
+    asks for something slow.
     """
     declared = Route(name=name, permission=permission, body=body, query=query, status=status, pages=page_of is not None)
 
@@ -147,7 +149,7 @@ def route(
             operation_id=name,
             request=body,
             parameters=_parameters(handler, declared, paths or {}),
-            responses=_responses(declared, answer, page_of, dry_answer),
+            responses=_responses(declared, answer, page_of, dry_answer, slow_answer),
             description=(handler.__doc__ or "").strip(),
         )(inner)
         return described
@@ -210,7 +212,11 @@ def _parameters(handler: Handler, declared: Route, paths: Mapping[str, str]) -> 
 
 
 def _responses(
-    declared: Route, answer: Any, page_of: type[Answer] | None, dry_answer: type[Answer] | None
+    declared: Route,
+    answer: Any,
+    page_of: type[Answer] | None,
+    dry_answer: type[Answer] | None,
+    slow_answer: type[Answer] | None,
 ) -> dict[Any, Any]:
     if page_of is not None:
         noun = page_of.__name__.removesuffix("Answer")
@@ -219,5 +225,7 @@ def _responses(
     found: dict[Any, Any] = {declared.status: answer if answer is not None else OpenApiResponse(description="Done")}
     if dry_answer is not None:
         found[200] = OpenApiResponse(dry_answer, description="With dry_run=true: nothing was taken")
+    if slow_answer is not None:
+        found[202] = OpenApiResponse(slow_answer, description="Accepted: an operation does it")
     found["default", PROBLEM_TYPE] = OpenApiResponse(Problem, description="A problem (RFC 9457)")
     return found

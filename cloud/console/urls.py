@@ -40,6 +40,7 @@ pages = [
     path("tenants", tenants.index, name="tenants"),
     path("tenants/<uuid:tenant_id>", tenants.detail, name="tenant"),
     path("tenants/<uuid:tenant_id>/move", tenants.move, name="tenant-move"),
+    path("tenants/<uuid:tenant_id>/delete", tenants.delete, name="tenant-delete"),
     path("tenants/<uuid:tenant_id>/enable", tenants.switch, {"active": True}, name="tenant-enable"),
     path("tenants/<uuid:tenant_id>/disable", tenants.switch, {"active": False}, name="tenant-disable"),
     path("users", users.index, name="users"),

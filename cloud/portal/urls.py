@@ -28,6 +28,7 @@ urlpatterns = [
     path("account", account.account, name="account"),
     path("tenants", tenants.index, name="tenants"),
     path("tenants/switch", tenants.switch, name="tenant-switch"),
+    path("tenants/<uuid:tenant_id>/delete", tenants.delete, name="tenant-delete"),
     path("instances", instances.index, name="instances"),
     path("instances/new", create.new, name="instance-new"),
     path("instances/new/forecast", create.forecast, name="instance-forecast"),

@@ -10,6 +10,7 @@ from compute.sagas import (
     instance_resize,
     instance_start,
     instance_stop,
+    tenant_delete,
 )
 from compute.sagas.step import Saga
 
@@ -23,6 +24,7 @@ SAGAS: dict[str, Saga] = {
         instance_resize.SAGA,
         instance_start.SAGA,
         instance_stop.SAGA,
+        tenant_delete.SAGA,
     )
 }
 

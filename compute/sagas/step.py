@@ -40,6 +40,10 @@ class Context:
         data: dict[str, Any] = self.operation.scratch
         return data
 
+    def note(self, text: str) -> None:
+        """Say in the step in hand how far it is, for tenants to read."""
+        self.operation.steps[self.operation.step]["note"] = text
+
 
 @dataclass(frozen=True, slots=True)
 class LocalStep:
@@ -64,6 +68,28 @@ class HostStep:
     undo: Callable[[Context], HostOrder | None] | None = None
 
 
+class StepFailed(Exception):
+    """A poll step cannot come to its end: the operation fails with this code and sentence, and unwinds."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class PollStep:
+    """Looks how far other operations have come, orders more, and is asked again until it says that all is done.
+
+    `poll` returns True at the end; it may write `context.scratch["share"]` (0 to 1, of this step) and a note for
+    people. Between two polls a cancel or the deadline ends it. Raises StepFailed. No undo: what was ordered goes on.
+    """
+
+    name: str
+    poll: Callable[[Context], bool]
+    every_seconds: float = 2.0
+    undo: None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Saga:
     """A kind of operation. `cancellable`: an open one may be unwound on request.
@@ -74,6 +100,6 @@ class Saga:
 
     kind: str
     target_type: str
-    steps: tuple[LocalStep | HostStep, ...]
+    steps: tuple[LocalStep | HostStep | PollStep, ...]
     finish_failed: Callable[[Context, dict[str, str]], None]
     cancellable: bool = False

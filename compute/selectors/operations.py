@@ -50,5 +50,6 @@ def progress_of(operation: Operation) -> int:
         return 100
     if not operation.steps:
         return 0
-    done = sum(1 for step in operation.steps if step["state"] == "done")
+    done: float = sum(1 for step in operation.steps if step["state"] == "done")
+    done += float(operation.scratch.get("share", 0))
     return min(99, int(100 * done / len(operation.steps)))

@@ -31,6 +31,7 @@ class Tenant(models.Model):
     class State(models.TextChoices):
         ACTIVE = "active"
         DISABLED = "disabled"
+        DELETING = "deleting"  # disabled, while what it holds is deleted
         DELETED = "deleted"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -55,7 +56,7 @@ class Tenant(models.Model):
                 nulls_distinct=False,
             ),
             models.CheckConstraint(
-                condition=models.Q(state__in=["active", "disabled", "deleted"]), name="tenant_state_known"
+                condition=models.Q(state__in=["active", "disabled", "deleting", "deleted"]), name="tenant_state_known"
             ),
         ]
 

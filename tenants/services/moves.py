@@ -189,6 +189,10 @@ def _look(
         raise NotFound
     if expected_version is not None and held.version != expected_version:
         raise VersionMismatch(version=held.version)
+    if Tenant.objects.filter(id__in=held.path, state=Tenant.State.DELETING).exists():
+        raise Conflict(
+            "This tenant, or one above it, is being deleted; cancel that operation first.", reason="deleting"
+        )
     if parent is None:
         _check_owner(held)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
+from uuid import UUID
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -53,7 +54,7 @@ def create_tenant(
             held = Tenant.objects.select_for_update(no_key=True).get(id=parent.id)
             if held.state == Tenant.State.DELETED:
                 raise NotFound
-            if held.state == Tenant.State.DISABLED:
+            if held.state != Tenant.State.ACTIVE:
                 raise TenantDisabled
             path = list(held.path)
         tenant_id = new_id()
@@ -117,16 +118,9 @@ def set_tenant_state(*, actor: Actor, tenant: Tenant, active: bool, expected_ver
         held = _lock(tenant, expected_version)
         if held.state == state:
             return held
-        before, held.state = held.state, state
-        _save(held, "state")
-        audit.record(
-            actor=actor,
-            action="tenant.update",
-            tenant=held,
-            target=held,
-            before={"state": str(before)},
-            after={"state": str(state)},
-        )
+        if held.state == Tenant.State.DELETING:
+            raise Conflict("This tenant is being deleted; cancel that operation first.", reason="deleting")
+        _set_state(actor, held, state)
     return held
 
 
@@ -157,6 +151,47 @@ def delete_tenant(*, actor: Actor, tenant: Tenant, expected_version: int | None 
         held.state = Tenant.State.DELETED
         _save(held, "state")
         audit.record(actor=actor, action="tenant.delete", tenant=held, target=held, before={"name": held.name})
+
+
+def begin_deletion(
+    *, actor: Actor, tenant: Tenant, operation_id: UUID, expected_version: int | None = None
+) -> tuple[Tenant, str]:
+    """Close a tenant, and with it all below, while what it holds is deleted. Returns it, and the state it was in.
+
+    Decided from above, as switching it off is, by those who hold tenant.delete there; a top tenant's by cloud
+    operators. Raises Conflict where it is being deleted already, PermissionDenied, NotFound, VersionMismatch.
+    """
+    authorize_from_above(actor, "tenant.delete", tenant)
+    with transaction.atomic():
+        tree.hold()
+        held = _lock(tenant, expected_version)
+        if held.state == Tenant.State.DELETING:
+            raise Conflict("This tenant is being deleted already.", reason="deleting")
+        before = held.state
+        _set_state(actor, held, Tenant.State.DELETING, operation_id=operation_id)
+    return held, before
+
+
+def abandon_deletion(*, actor: Actor, tenant: Tenant, state: str) -> None:
+    """Open a tenant again whose deletion was cancelled or failed: `state` is the one it was in before."""
+    with transaction.atomic():
+        held = Tenant.objects.select_for_update(no_key=True).get(id=tenant.id)
+        if held.state == Tenant.State.DELETING:
+            _set_state(actor, held, Tenant.State(state))
+
+
+def _set_state(actor: Actor, held: Tenant, state: Tenant.State, *, operation_id: UUID | None = None) -> None:
+    before, held.state = held.state, state
+    _save(held, "state")
+    audit.record(
+        actor=actor,
+        action="tenant.update",
+        tenant=held,
+        target=held,
+        operation_id=operation_id,
+        before={"state": str(before)},
+        after={"state": str(state)},
+    )
 
 
 def _revoke_tokens(tenant: Tenant) -> int:

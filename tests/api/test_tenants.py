@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 from django.db import transaction
 
@@ -77,3 +79,50 @@ def test_how_far_the_use_is_over_a_lowered_limit_is_told(world: World) -> None:
     world.operator.ok("PATCH", "quotas?tenant=acme", {"limits": {"instances": 1}})
     lines = {line["resource"]: line for line in world.owner.ok("GET", "quotas")["items"]}
     assert (lines["instances"]["over"], lines["instances"]["available"], lines["vcpus"]["over"]) == (2, 0, 0)
+
+
+def test_a_dry_run_tells_what_a_deletion_takes_along_and_its_fingerprint_lets_it_happen(world: World) -> None:
+    team = make_tenant("team", parent=world.tenant, limits={"instances": 2})
+    world.owner.ok("POST", "instances", world.order(tenant="team"), status=202)
+    address = f"tenants/{team.id}"
+    plan = world.owner.ok("DELETE", f"{address}?dry_run=true")
+    assert plan["counts"]["instances"] == plan["counts"]["addresses"] == plan["counts"]["tenants"] == 1
+    assert [row["name"] for row in plan["instances"]] == ["web"]
+    assert plan["tenants"] == ["acme/team"]
+    unread = world.owner("DELETE", f"{address}?cascade=true")
+    assert (unread.status_code, unread.json()["errors"][0]["pointer"]) == (400, "/fingerprint")
+    world.owner.ok("POST", "instances", world.order(tenant="team", name="late"), status=202)
+    stale = world.owner("DELETE", f"{address}?cascade=true&fingerprint={plan['fingerprint']}")
+    assert (stale.status_code, stale.json()["reason"]) == (409, "changed")
+    assert world.owner.ok("GET", address)["state"] == "active"
+    again = world.owner.ok("DELETE", f"{address}?dry_run=true")
+    accepted = world.owner(
+        "DELETE", f"{address}?cascade=true&fingerprint={again['fingerprint']}", If_Match=f'"{team.version}"'
+    )
+    assert accepted.status_code == 202
+    operation = accepted.json()["operation"]
+    assert accepted["Location"].endswith(operation["id"])
+    assert (operation["kind"], operation["target"]["name"]) == ("tenant_delete", "team")
+    assert world.operator.ok("GET", address)["state"] == "deleting"
+    assert world.owner("GET", address).json()["code"] == "tenant_disabled", "closed at once"
+    assert world.owner("POST", "instances", world.order(tenant="team", name="more")).json()["code"] == "tenant_disabled"
+    assert world.owner.ok("POST", f"operations/{operation['id']}/cancel", status=202)
+
+
+@pytest.mark.parametrize("query", ["dry_run=true", "cascade=true&fingerprint=x"])
+def test_a_deletion_with_contents_is_for_owners_above_alone(world: World, caller_for: CallerMaker, query: str) -> None:
+    team = make_tenant("team", parent=world.tenant)
+    address = f"tenants/{team.id}?{query}"
+    for role in ("admin", "operator", "viewer"):
+        assert world.mine[role]("DELETE", address).status_code == 403, role
+    assert caller_for(team, "owner")("DELETE", address).status_code == 403, "decided from above"
+    foreign = world.foreign("DELETE", address)
+    unknown = world.foreign("DELETE", f"tenants/{uuid.uuid4()}?{query}")
+    assert (foreign.status_code, foreign.json()["code"]) == (unknown.status_code, unknown.json()["code"])
+    assert foreign.status_code == 404
+    expected = {"dry_run=true": 200}.get(query, 409)
+    assert world.owner("DELETE", address).status_code == expected
+    assert world.operator("DELETE", address).status_code == expected
+    assert world.owner("DELETE", f"tenants/{world.tenant.id}?{query}").status_code == 403, "a top tenant"
+    team.refresh_from_db()
+    assert team.state == "active"

@@ -94,7 +94,15 @@ def test_tenants_quotas_members_tokens_and_users(cli: Cli, world: World) -> None
     assert cli("whoami", "-o", "json", CENOTE_TOKEN=made["token"]).json["scope"] == "read"
     cli("token", "revoke", made["id"], "--yes")
     assert "token_invalid" in cli("whoami", code=1, CENOTE_TOKEN=made["token"]).err
-    cli("tenant", "delete", "dev", "--yes")
+    cli("tenant", "create", "below", "--parent", "dev")
+    assert "1 tenant below it" in cli("tenant", "delete", "dev", "--yes", code=4).err
+    plan = cli("tenant", "delete", "dev", "--dry-run", "-o", "json").json
+    assert plan["counts"]["tenants"] == 2
+    assert "with all it holds (2 tenants)" in cli("tenant", "delete", "dev", "--cascade", code=2).err
+    assert "deleting dev" in cli("tenant", "delete", "dev", "--cascade", "--yes", "--no-wait").err
+    assert cli("tenant", "show", "dev", "--as-operator", "-o", "json").json["state"] == "deleting"
+    cli("tenant", "create", "spare")
+    assert "deleted spare" in cli("tenant", "delete", "spare", "--yes").err
 
 
 def test_operations_decisions_and_audit(cli: Cli) -> None:

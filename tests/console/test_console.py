@@ -40,6 +40,7 @@ def _pages(cloud: Cloud) -> list[str]:
         "/console/tenants",
         f"/console/tenants/{cloud.tenant.id}",
         f"/console/tenants/{cloud.tenant.id}/move",
+        f"/console/tenants/{cloud.tenant.id}/delete",
         "/console/users",
         "/console/decisions",
         f"/console/decisions/{decision.id}",
@@ -211,6 +212,28 @@ def test_tenants_and_quotas(people: People, cloud: Cloud) -> None:
     operator.post(f"/console/tenants/{tenant.id}/disable")
     tenant.refresh_from_db()
     assert tenant.state == "disabled"
+
+
+def test_a_tenant_is_deleted_with_what_was_shown_once_its_name_was_typed(people: People, cloud: Cloud) -> None:
+    operator, top = people.cloud_operator, make_tenant("leaving")
+    make_tenant("below", parent=top)
+    path = f"/console/tenants/{top.id}/delete"
+    page = operator.get(path)
+    assert "leaving/below" in page.content.decode()
+    order = {"name": "leaving", "fingerprint": page.context["contents"].fingerprint}
+    assert operator.post(path, {**order, "name": "Leaving"}).context["form"].errors["name"]
+    make_tenant("late", parent=top)
+    changed = operator.post(path, order)
+    assert (changed.status_code, changed.context["form"].refusal.data["reason"]) == (400, "changed")
+    assert "leaving/late" in changed.content.decode(), "what is there now is shown with the refusal"
+    order["fingerprint"] = changed.context["contents"].fingerprint
+    started = operator.post(path, order)
+    operation = Operation.objects.get(kind="tenant_delete")
+    assert started["Location"] == f"/console/operations/{operation.id}"
+    assert "To the tenant" in operator.get(started["Location"]).content.decode()
+    detail = operator.get(f"/console/tenants/{top.id}").content.decode()
+    assert "deleting" in detail
+    assert path not in detail
 
 
 def test_a_tenant_is_moved_after_its_plan_was_shown(people: People, cloud: Cloud) -> None:

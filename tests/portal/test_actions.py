@@ -7,12 +7,12 @@ from django.test import Client
 
 from compute.models import Flavor, Instance, Keypair, Operation, Price
 from compute.services.groups import create_group
-from tenants.models import ApiToken, Membership
+from tenants.models import ApiToken, Membership, Tenant
 from tenants.services import quotas
 from tenants.services.tokens import authenticate_token
 from tests.factories.compute import make_flavor
 from tests.factories.nodes import run_to_end
-from tests.factories.tenants import PASSWORD, SYSTEM, make_member, make_user
+from tests.factories.tenants import PASSWORD, SYSTEM, make_member, make_tenant, make_user
 from tests.portal.conftest import People, client_of
 from tests.sagas.conftest import Cloud
 
@@ -243,3 +243,29 @@ def test_guessing_passwords_is_stopped(cloud: Cloud) -> None:
 
 def test_who_belongs_nowhere_is_told_so(cloud: Cloud) -> None:
     assert "You belong to no tenant yet" in client_of(make_user()).get("/").content.decode()
+
+
+def test_a_tenant_below_is_deleted_with_what_was_shown_once_its_name_was_typed(people: People, cloud: Cloud) -> None:
+    team = make_tenant("team", parent=cloud.tenant)
+    path = f"/tenants/{team.id}/delete"
+    assert path in people.owner.get("/tenants").content.decode()
+    assert f"/tenants/{cloud.tenant.id}/delete" not in people.owner.get("/tenants").content.decode(), "from above"
+    page = people.owner.get(path)
+    order = {"name": "team", "fingerprint": page.context["contents"].fingerprint}
+    for who in ("admin", "operator", "viewer"):
+        assert path not in people.named(who).get("/tenants").content.decode()
+        assert people.named(who).get(path).status_code == 403
+        assert people.named(who).post(path, order)["Location"] == "/", "refused with a message"
+    assert people.stranger.get(path).status_code == 404
+    assert people.stranger.post(path, order).status_code == 404
+    assert people.owner.get(f"/tenants/{cloud.tenant.id}/delete").status_code == 403
+    assert not Operation.objects.exists()
+    assert people.owner.post(path, {**order, "name": "tea"}).context["form"].errors["name"]
+    assert people.owner.post(path, {**order, "fingerprint": ""}).context["form"].refusal.data["reason"] == "changed"
+    assert Tenant.objects.get(id=team.id).state == "active"
+    started = people.owner.post(path, order)
+    operation = Operation.objects.get(kind="tenant_delete")
+    assert started["Location"] == f"/operations/{operation.id}"
+    assert "Delete tenant team" in people.owner.get(started["Location"]).content.decode()
+    assert Tenant.objects.get(id=team.id).state == "deleting"
+    assert path not in people.owner.get("/tenants").content.decode()

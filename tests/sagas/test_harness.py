@@ -22,12 +22,16 @@ from compute.services.housekeeping import expire
 from compute.services.instances_delete import delete_instance
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
 from compute.services.instances_resize import resize_instance
+from compute.services.keypairs import create_keypair
+from compute.services.tenants_delete import delete_tenant_with_contents, plan_tenant_delete
 from tenants.models import Quota, UsageSegment
 from tenants.services.access import system_actor
 from tests.factories.compute import make_flavor
 from tests.factories.nodes import run_to_end
+from tests.factories.tenants import make_tenant
 from tests.sagas.conftest import Cloud
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
 Scenario = Callable[[Cloud], Operation]
 
 
@@ -54,6 +58,15 @@ def _prove(cloud: Cloud) -> Operation:
     return prove_host(actor=system_actor("tests"), host_id=cloud.host.id)[1]
 
 
+def _tenant_delete(cloud: Cloud) -> Operation:
+    """Without guests, which are operations of their own: tests/sagas/test_tenant_delete.py."""
+    below = make_tenant(parent=make_tenant(parent=cloud.tenant))
+    create_keypair(actor=system_actor("tests"), tenant=below, name="laptop", public_key=KEY)
+    actor = system_actor("tests")
+    seen = plan_tenant_delete(actor=actor, tenant=cloud.tenant).fingerprint
+    return delete_tenant_with_contents(actor=actor, tenant=cloud.tenant, fingerprint=seen)
+
+
 SCENARIOS: dict[str, Scenario] = {
     "instance_create": _create,
     "instance_delete": _power(delete_instance),
@@ -62,6 +75,7 @@ SCENARIOS: dict[str, Scenario] = {
     "instance_reboot": _power(reboot_instance, force=True),
     "instance_resize": _resize,
     "host_prove": _prove,
+    "tenant_delete": _tenant_delete,
 }
 
 # Which fault of the fake driver makes the host refuse each host step for good.
@@ -90,7 +104,7 @@ def test_each_step_twice_ends_as_once(kind: str, cloud: Cloud) -> None:
     assert check_all() == []
     if kind == "instance_delete":
         _assert_nothing_left(cloud)
-    elif kind != "host_prove":
+    elif kind not in ("host_prove", "tenant_delete"):
         assert Instance.unscoped.get(id=operation.target_id).state == "active"
         assert len(cloud.node.driver.list_domains()) == 1
 

@@ -35,7 +35,7 @@ def changes():
     """(service, what it is called with): one working call of every service that changes something."""
     owner, user = make_user(), make_user(password=PASSWORD)
     root = make_tenant(owner=owner)
-    spare_root = make_tenant()
+    spare_root, closing = make_tenant(), make_tenant()
     child, spare = make_tenant(parent=root), make_tenant(parent=root)
     leaver = make_member(root, "viewer").user
     token, _ = tokens.create_token(actor=SYSTEM, user=owner, tenant=root, name="old")
@@ -45,6 +45,8 @@ def changes():
         (tenants.rename_tenant, {"tenant": child, "name": "renamed"}),
         (tenants.set_tenant_state, {"tenant": child, "active": False}),
         (moves.move_tenant, {"tenant": make_tenant(), "parent": spare_root}),
+        (tenants.begin_deletion, {"tenant": closing, "operation_id": uuid.uuid4()}),
+        (tenants.abandon_deletion, {"tenant": closing, "state": "disabled"}),
         (tenants.delete_tenant, {"tenant": spare}),
         (members.add_member, {"tenant": root, "user": user, "role": "viewer"}),
         (members.change_role, {"tenant": root, "user": leaver, "role": "admin"}),

@@ -34,12 +34,13 @@ class TargetAnswer(Answer):
 class StepAnswer(Answer):
     name = serializers.CharField()
     state = serializers.ChoiceField(["pending", "running", "done", "undone", "failed"])
+    note = serializers.CharField(allow_null=True, help_text="how far a long step is")
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
 
     def to_representation(self, instance: Any) -> Any:
         # Steps are stored as JSON: their times are RFC 3339 text already.
-        return {name: instance.get(name) for name in ("name", "state", "started_at", "finished_at")}
+        return {name: instance.get(name) for name in ("name", "state", "note", "started_at", "finished_at")}
 
 
 class ErrorAnswer(Answer):

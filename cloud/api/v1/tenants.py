@@ -14,6 +14,8 @@ from cloud.api.pagination import page
 from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
 from cloud.api.v1.decisions import QuotaEffectAnswer
+from cloud.api.v1.operations import OperationAnswer, operation_url, show_operation
+from compute.services.tenants_delete import delete_empty_tenant, delete_tenant_with_contents, plan_tenant_delete
 from compute.services.tenants_move import move_tenant_with_guests, plan_tenant_move
 from tenants import roles, selectors
 from tenants.errors import InvalidInput, NotFound
@@ -22,14 +24,14 @@ from tenants.scope import tenant_scope
 from tenants.services.access import authorize, visible_tenant_ids
 from tenants.services.moves import Move
 from tenants.services.quota_forecast import shown_lines
-from tenants.services.tenants import create_tenant, delete_tenant, rename_tenant, set_tenant_state
+from tenants.services.tenants import create_tenant, rename_tenant, set_tenant_state
 
 
 class TenantAnswer(Answer):
     id = serializers.UUIDField()
     name = serializers.CharField()
     parent_id = serializers.UUIDField(allow_null=True, help_text="null: a top tenant, or one above yours")
-    state = serializers.ChoiceField(["active", "disabled"])
+    state = serializers.ChoiceField(["active", "disabled", "deleting"])
     created_at = serializers.DateTimeField()
     version = serializers.IntegerField()
 
@@ -80,6 +82,52 @@ class TenantMoveAnswer(Answer):
     tokens_revoked = serializers.IntegerField(
         help_text="tokens whose user has no role at the new place", source="tokens"
     )
+
+
+class TenantDeleteQuery(StrictSerializer):
+    cascade = Choice(["true", "false"], required=False, help_text="true: with all that it holds, as an operation")
+    fingerprint = Text(
+        required=False,
+        max_length=64,
+        help_text="with cascade: of the dry run that was agreed to; refused once it differs",
+    )
+    dry_run = Choice(["true", "false"], required=False, help_text="true: say what cascade would delete, change nothing")
+
+
+class ListedInstanceAnswer(Answer):
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    tenant = serializers.CharField(help_text="path of names")
+
+
+class ListedGrantAnswer(Answer):
+    tenant = serializers.CharField(help_text="path of names")
+    pool = serializers.CharField()
+    unit = serializers.CharField(help_text="the flavor that its unit was taken from")
+    units = serializers.IntegerField(help_text="what it reserves")
+
+
+class ContentsCountsAnswer(Answer):
+    instances = serializers.IntegerField()
+    addresses = serializers.IntegerField()
+    keypairs = serializers.IntegerField()
+    groups = serializers.IntegerField()
+    grants = serializers.IntegerField()
+    tenants = serializers.IntegerField(help_text="with the tenant itself")
+    members = serializers.IntegerField()
+    tokens = serializers.IntegerField(help_text="those in force")
+
+
+class TenantContentsAnswer(Answer):
+    counts = ContentsCountsAnswer()
+    instances = ListedInstanceAnswer(many=True, help_text="in the order of their deletion; 200 at most")
+    grants = ListedGrantAnswer(many=True, help_text="200 at most")
+    tenants = serializers.ListField(child=serializers.CharField(), help_text="paths of names, bottom up; 200 at most")
+    fingerprint = serializers.CharField(help_text="of what was shown; cascade asks for it")
+
+
+class TenantDeletingAnswer(Answer):
+    operation = OperationAnswer()
 
 
 class Tenants(Door):
@@ -145,11 +193,36 @@ class Tenants(Door):
         move = service(actor=call.actor, tenant=tenant, parent=parent, expected_version=call.if_version)
         return Response(_show_move(call, move, dry_run=dry_run))
 
-    @route("tenant_delete", permission="tenant.delete", status=204)
+    @route(
+        "tenant_delete",
+        permission="tenant.delete",
+        query=TenantDeleteQuery,
+        status=204,
+        dry_answer=TenantContentsAnswer,
+        slow_answer=TenantDeletingAnswer,
+    )
     def destroy(self, call: Call, reference: str) -> Response:
-        """Only without instances, keypairs and tenants below it. Members and tokens go with it."""
+        """Only without instances, keypairs and tenants below it; a refusal counts them. Members and tokens go with it.
+
+        With `?cascade=true`, decided by the tenant above, it is closed at once and an operation deletes all it holds, guests
+        first, bottom up. It asks for the `fingerprint` of what `?dry_run=true` has shown, and is refused (`conflict`, reason
+        `changed`) once something else is there. A cancel stops between guests and opens the tenant again.
+        """
         tenant = _find(call, reference, "tenant.delete")
-        delete_tenant(actor=call.actor, tenant=tenant, expected_version=call.if_version)
+        if call.query.get("dry_run") == "true":
+            return Response(call.render(TenantContentsAnswer, plan_tenant_delete(actor=call.actor, tenant=tenant)))
+        if call.query.get("cascade") == "true":
+            if "fingerprint" not in call.query:
+                raise InvalidInput.field("/fingerprint", "required", "Send the fingerprint that a dry run gives you.")
+            operation = delete_tenant_with_contents(
+                actor=call.actor,
+                tenant=tenant,
+                fingerprint=call.query["fingerprint"],
+                expected_version=call.if_version,
+            )
+            body = {"operation": show_operation(operation, call.actor)}
+            return Response(body, status=202, headers={"Location": operation_url(operation.id)})
+        delete_empty_tenant(actor=call.actor, tenant=tenant, expected_version=call.if_version)
         return Response(status=204)
 
 

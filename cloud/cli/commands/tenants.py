@@ -66,12 +66,31 @@ def move_tenant(
     session.one(move)
 
 
-@command(app, "delete", asks=True)
-def delete_tenant(session: Session, name: Name) -> None:
-    """Delete a tenant that holds nothing any more."""
-    session.confirm(f"Delete the tenant {name} with its members and tokens?")
-    session.client.delete("tenants/" + quoted(name))
-    session.say(f"deleted {name}")
+@command(app, "delete", asks=True, slow=True)
+def delete_tenant(
+    session: Session,
+    name: Name,
+    cascade: Annotated[bool, typer.Option("--cascade", help="With all it holds: guests, keys, tenants below")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what --cascade would delete, and do nothing")
+    ] = False,
+) -> None:
+    """Delete a tenant that holds nothing any more, or with --cascade one with all that it holds."""
+    address = "tenants/" + quoted(name)
+    if dry_run:
+        session.one(session.client.delete(address, dry_run="true"))
+        return
+    if not cascade:
+        session.confirm(f"Delete the tenant {name} with its members and tokens?")
+        session.client.delete(address)
+        session.say(f"deleted {name}")
+        return
+    plan = session.client.delete(address, dry_run="true")
+    held = ", ".join(f"{count} {noun}" for noun, count in plan["counts"].items() if count)
+    session.confirm(f"Delete the tenant {name} with all it holds ({held})?")
+    accepted = session.client.delete(address, cascade="true", fingerprint=plan["fingerprint"])
+    session.finish([accepted["operation"]])
+    session.say(f"deleted {name}" if session.wait else f"deleting {name}")
 
 
 @command(quota_app, "show")

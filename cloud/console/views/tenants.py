@@ -11,6 +11,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from cloud.console.guard import for_operators
 from cloud.pages.fields import Form, whole_number
+from cloud.pages.tenant_delete import ask_before_deletion
 from compute.services.tenants_move import move_tenant_with_guests, plan_tenant_move
 from tenants import selectors
 from tenants.errors import DomainError, InvalidInput, NotFound
@@ -145,6 +146,21 @@ def move(request: HttpRequest, actor: Actor, tenant_id: uuid.UUID) -> HttpRespon
     if plan is not None:
         context["target"] = f"{paths[plan.parent.id]}/{tenant.name}" if plan.parent else tenant.name
     return render(request, "console/tenants/move.html", context, status=400 if form.errors or form.refusal else 200)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@for_operators
+def delete(request: HttpRequest, actor: Actor, tenant_id: uuid.UUID) -> HttpResponse:
+    """What a tenant holds, and its deletion with all of that once its name was typed."""
+    with tenant_scope(ALL):
+        tenant = selectors.get_tenant(tenant_id)
+    asked = ask_before_deletion(request, actor=actor, tenant=tenant)
+    if asked.operation is not None:
+        return redirect("console:operation", asked.operation.id)
+    path = selectors.tenant_paths([tenant])[tenant.id]
+    context = {"tenant": tenant, "path": path, "form": asked.form, "contents": asked.contents}
+    status = 400 if asked.form.errors or asked.form.refusal else 200
+    return render(request, "console/tenants/delete.html", context, status=status)
 
 
 def _parent(reference: str) -> Tenant | None:

@@ -233,6 +233,21 @@ def resource_label(resource: str) -> str:
     return _RESOURCES.get(resource, (resource, ""))[0]
 
 
+_GOES_WITH_TENANT = {
+    "instances": "Instances, with their disks",
+    "addresses": "Addresses",
+    "groups": "Groups",
+    "grants": "Grants",
+    "tenants": "Tenants, with this one",
+}
+
+
+@register.filter
+def goes_with_tenant(thing: str) -> str:
+    """What is deleted with a tenant, as its plan counts it."""
+    return _GOES_WITH_TENANT.get(thing) or resource_label(thing)
+
+
 @register.filter
 def resource_unit(resource: str) -> str:
     return _RESOURCES.get(resource, ("", ""))[1]

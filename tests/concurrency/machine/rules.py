@@ -17,6 +17,7 @@ from compute.services.instances_power import reboot_instance, start_instance, st
 from compute.services.instances_resize import resize_instance
 from compute.services.keypairs import create_keypair, delete_keypair
 from compute.services.operations import cancel_operation
+from compute.services.tenants_delete import delete_tenant_with_contents, plan_tenant_delete
 from compute.services.tenants_move import move_tenant_with_guests
 from tenants.errors import DomainError
 from tenants.models import ApiToken, Membership, Tenant, User
@@ -48,6 +49,7 @@ class Rules:
             (4, self.cancel),
             (4, self.tenant_create),
             (3, self.tenant_delete),
+            (2, self.tenant_delete_whole),
             (6, self.tenant_move),
             (3, self.tenant_switch),
             (5, self.limit),
@@ -118,7 +120,7 @@ class Rules:
         )
 
     def cancel(self) -> None:
-        rows = Operation.objects.filter(state__in=["pending", "running"], target_type="instance")
+        rows = Operation.objects.filter(state__in=["pending", "running"], target_type__in=["instance", "tenant"])
         cancel_operation(actor=ACTOR, operation_id=self._one(rows).id)
 
     # -- the tree
@@ -133,6 +135,14 @@ class Rules:
         if Tenant.objects.exclude(state="deleted").count() < TENANTS // 3:
             raise Nothing
         tenants.delete_tenant(actor=ACTOR, tenant=self._tenant())
+
+    def tenant_delete_whole(self) -> None:
+        """With all that it holds, which others may change between the look and the order."""
+        if Tenant.objects.exclude(state="deleted").count() < TENANTS // 2:
+            raise Nothing
+        tenant = self._one(Tenant.objects.exclude(state="deleted").exclude(parent=None))
+        seen = plan_tenant_delete(actor=ACTOR, tenant=tenant).fingerprint
+        delete_tenant_with_contents(actor=ACTOR, tenant=tenant, fingerprint=seen)
 
     def tenant_move(self) -> None:
         parent = None if self.dice.random() < 0.1 else self._tenant()
