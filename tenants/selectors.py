@@ -44,6 +44,14 @@ def get_tenant(reference: str | UUID) -> Tenant:
     return matches[0]
 
 
+def find_deleted_tenant(reference: str | UUID) -> Tenant | None:
+    """A tenant that is deleted, by id alone, whatever the scope: the caller asks `access.authorize_past`."""
+    identifier = _as_id(reference)
+    if identifier is None:
+        return None
+    return Tenant.objects.filter(id=identifier, state=Tenant.State.DELETED).first()
+
+
 def tenant_paths(found: list[Tenant]) -> dict[UUID, str]:
     """The path of names ("acme/dev") of each tenant, from the root down. One query."""
     ids = {identifier for tenant in found for identifier in tenant.path}

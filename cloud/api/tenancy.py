@@ -8,7 +8,7 @@ from cloud.api.routes import Call
 from tenants import selectors
 from tenants.errors import AmbiguousName, InvalidInput, NotFound
 from tenants.models import Tenant
-from tenants.services.access import authorize
+from tenants.services.access import authorize, authorize_past
 
 
 def acting_tenant(call: Call, permission: str, *, pointer: str = "/tenant") -> Tenant:
@@ -26,6 +26,19 @@ def acting_tenant(call: Call, permission: str, *, pointer: str = "/tenant") -> T
         raise InvalidInput.field(pointer, "required", "This token belongs to no tenant: name one.")
     authorize(call.actor, permission, tenant)
     return tenant
+
+
+def reported_tenant(call: Call, permission: str) -> Tenant:
+    """`acting_tenant` of `?tenant=` for reports of the past: a deleted tenant, by its id, can be asked for as well."""
+    reference = call.query.get("tenant")
+    gone = None if reference is None else selectors.find_deleted_tenant(reference)
+    if gone is None:
+        return acting_tenant(call, permission, pointer="?tenant")
+    try:
+        authorize_past(call.actor, permission, gone)
+    except NotFound:
+        raise _not_there(str(reference), "?tenant")
+    return gone
 
 
 def listed_tenant(call: Call, permission: str) -> UUID | None:
@@ -46,4 +59,8 @@ def _named(reference: str, pointer: str) -> Tenant:
     except AmbiguousName as error:
         raise InvalidInput.field(pointer, "ambiguous_name", error.detail)
     except NotFound:
-        raise InvalidInput.field(pointer, "not_found", f"There is no tenant {reference!r} here.")
+        raise _not_there(reference, pointer)
+
+
+def _not_there(reference: str, pointer: str) -> InvalidInput:
+    return InvalidInput.field(pointer, "not_found", f"There is no tenant {reference!r} here.")

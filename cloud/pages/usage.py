@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 
 from cloud.showback_csv import write_lines
 from compute.selectors.showback import GROUPS, read_showback
-from compute.selectors.usage import Amounts, Group, Period, read_usage
+from compute.selectors.usage import Amounts, Group, Period, deleted_among, read_usage
 from tenants import selectors
 from tenants.errors import InvalidInput
 from tenants.models import Tenant
@@ -41,7 +41,10 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; figures in hours of the unit. `cost` None: nothing of it had a price."""
+    """One line of the table; figures in hours of the unit. `cost` None: nothing of it had a price.
+
+    `deleted`: a tenant that is gone; another one may bear its name.
+    """
 
     id: str
     name: str
@@ -50,6 +53,7 @@ class Row:
     memory: float
     disk: float
     cost: Decimal | None
+    deleted: bool = False
 
 
 def usage_context(request: HttpRequest, actor: Actor, tenant: Tenant | None) -> dict[str, Any]:
@@ -68,6 +72,8 @@ def usage_context(request: HttpRequest, actor: Actor, tenant: Tenant | None) -> 
     for line in costs.lines:
         cost_of[line.group] = cost_of.get(line.group, Decimal(0)) + line.cost
     words, field, divisor = SHOWN[show]
+    shown = report.groups[:ROWS_SHOWN]
+    gone = deleted_among([group.id for group in shown]) if by == "tenant" else set()
     values = {day.id: getattr(day.amounts, field) / divisor for day in days.groups}
     return {
         "tenant": tenant,
@@ -77,12 +83,14 @@ def usage_context(request: HttpRequest, actor: Actor, tenant: Tenant | None) -> 
         "by": by,
         "groups": GROUPS,
         "show": show,
+        "path": [] if tenant is None else [(row.id, row.name) for row in tenant.ancestors()],
+        "kept": f"&tenant={tenant.id}" if "tenant" in request.GET and tenant else "",
         "shown": [(name, unit) for name, (unit, _, _) in SHOWN.items()],
         "unit": words,
         "bars": _bars(period, values),
         "highest": max(values.values(), default=0.0),
         "until": period.until,
-        "rows": [_row(group, cost_of.get(group.id)) for group in report.groups[:ROWS_SHOWN]],
+        "rows": [_row(group, cost_of.get(group.id), deleted=group.id in gone) for group in shown],
         "more": max(0, len(report.groups) - ROWS_SHOWN),
         "total": _row(Group("", "Total", report.total), costs.total if costs.lines else None),
         "currency": costs.currency,
@@ -102,11 +110,12 @@ def usage_lines(request: HttpRequest, actor: Actor, tenant: Tenant | None) -> Ht
 
 
 def named_tenant(request: HttpRequest) -> Tenant | None:
-    """Return the tenant of `?tenant=`, in the scope that is open. Raises NotFound."""
+    """Return the tenant of `?tenant=`, in the scope that is open, or a deleted one. Raises NotFound."""
     try:
-        return selectors.get_tenant(uuid.UUID(request.GET["tenant"])) if request.GET.get("tenant") else None
+        identifier = uuid.UUID(request.GET.get("tenant", ""))
     except ValueError:
         return None
+    return selectors.find_deleted_tenant(identifier) or selectors.get_tenant(identifier)
 
 
 def _natural_group(tenant: Tenant | None) -> str:
@@ -155,7 +164,7 @@ def _bars(period: Period, values: dict[str, float]) -> list[Bar]:
     return bars
 
 
-def _row(group: Group, cost: Decimal | None) -> Row:
+def _row(group: Group, cost: Decimal | None, *, deleted: bool = False) -> Row:
     amounts: Amounts = group.amounts
     return Row(
         id=group.id,
@@ -165,4 +174,5 @@ def _row(group: Group, cost: Decimal | None) -> Row:
         memory=amounts.memory_mib_seconds / 3600 / 1024,
         disk=amounts.disk_gib_seconds / 3600,
         cost=cost,
+        deleted=deleted,
     )

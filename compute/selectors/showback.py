@@ -19,7 +19,7 @@ from compute.models import PRICED
 from compute.selectors.prices import MIB_PER_GIB, PriceBook
 from compute.selectors.usage import Amounts, Period, Piece, Source, check_group_count, measure, tenant_names
 from tenants.models import Tenant
-from tenants.services.access import Actor, authorize
+from tenants.services.access import Actor, authorize_past
 
 GROUPS: Final[tuple[str, ...]] = ("tenant", "flavor", "pool", "kind", "instance")
 PLACES: Final = Decimal("0.000001")
@@ -57,7 +57,7 @@ def read_showback(*, actor: Actor, tenant: Tenant | None, period: Period, group_
 
     Usage without a price costs nothing and has no line. Raises PermissionDenied, NotFound, InvalidInput.
     """
-    authorize(actor, "usage.read", tenant)
+    authorize_past(actor, "usage.read", tenant)
     book = PriceBook.between(period.start, period.end)
     cuts = period.cut_at(book.changes())
     pieces = measure(payer=tenant.id if tenant else None, cuts=cuts, group_by=group_by, for_prices=True)

@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from compute import outbox
 from tenants.errors import InvalidInput
 from tenants.models import Tenant
-from tenants.services.access import Actor, authorize
+from tenants.services.access import Actor, authorize_past
 
 GROUPS: Final[tuple[str, ...]] = ("tenant", "flavor", "pool", "kind", "instance", "day")
 MAX_DAYS: Final = 3660
@@ -232,7 +232,7 @@ def read_usage(*, actor: Actor, tenant: Tenant | None, period: Period, group_by:
 
     What is still held counts up to now. Raises PermissionDenied, NotFound, InvalidInput (too many groups).
     """
-    authorize(actor, "usage.read", tenant)
+    authorize_past(actor, "usage.read", tenant)
     cuts = period.cut_at(period.midnights() if group_by == "day" else ())
     pieces = measure(payer=tenant.id if tenant else None, cuts=cuts, group_by=group_by)
     sums: dict[str, Amounts] = {}
@@ -262,6 +262,12 @@ def tenant_names(keys: Iterable[str]) -> dict[str, str]:
     """Return the tenants' names by id, as texts."""
     rows = Tenant.objects.filter(id__in=list(keys)).values_list("id", "name")
     return {str(tenant_id): name for tenant_id, name in rows}
+
+
+def deleted_among(keys: Iterable[str]) -> set[str]:
+    """Return the ids, as texts, of those tenants that are deleted."""
+    rows = Tenant.objects.filter(id__in=list(keys), state=Tenant.State.DELETED).values_list("id", flat=True)
+    return {str(tenant_id) for tenant_id in rows}
 
 
 def _sorted(groups: tuple[Group, ...], group_by: str) -> tuple[Group, ...]:

@@ -173,6 +173,20 @@ def authorize_from_above(actor: Actor, permission: str, tenant: Tenant) -> None:
     authorize(actor, permission, tenant)
 
 
+def authorize_past(actor: Actor, permission: str, tenant: Tenant | None) -> None:
+    """`authorize` for what is kept of a tenant that may be deleted: then the nearest one above that is left decides.
+
+    Of a tree that is wholly gone only the cloud's operators are told. Raises as `authorize` does.
+    """
+    if tenant is None or tenant.state != Tenant.State.DELETED:
+        authorize(actor, permission, tenant)
+        return
+    left = tenant.ancestors().exclude(state=Tenant.State.DELETED).last()
+    if left is None and not actor.is_operator:
+        raise NotFound
+    authorize(actor, permission, left)
+
+
 def is_allowed(actor: Actor, permission: str, tenant: Tenant | UUID | None) -> bool:
     """`authorize` as a question, for pages that show or hide a button. Never a substitute for it."""
     try:

@@ -14,8 +14,9 @@ import pytest
 from django.utils import timezone
 
 from compute.models import Instance, Price
-from tenants.models import UsageSegment
-from tests.api.conftest import World
+from tenants.models import Tenant, UsageSegment
+from tests.api.conftest import CallerMaker, World
+from tests.factories.tenants import make_tenant
 
 
 @pytest.fixture
@@ -161,3 +162,36 @@ def test_a_wrong_price_is_named(world: World, fields: dict[str, Any], pointer: s
     problem = world.operator.ok("POST", "prices", body, status=400)
     assert problem["errors"][0]["pointer"] == pointer, problem
     assert not Price.objects.exists()
+
+
+def test_usage_of_a_deleted_tenant_stays_readable_from_above(world: World, caller_for: CallerMaker) -> None:
+    team = make_tenant("team", parent=world.tenant)
+    squad = make_tenant("squad", parent=team)
+    within = caller_for(team, "owner")
+    world.owner.ok("POST", "instances", world.order(tenant="squad"), status=202)
+    end = timezone.now().replace(microsecond=0) - timedelta(minutes=1)
+    begin = end - timedelta(hours=1)
+    UsageSegment.unscoped.update(held_from=begin, billed_from=begin, ended_at=end)
+    before = world.owner.ok("GET", "usage" + period(tenant=str(team.id)))
+    assert before["total"]["instance_seconds"] == 3600
+    Tenant.objects.filter(id__in=[team.id, squad.id]).update(state="deleted")
+    for path in ("usage", "usage/showback"):
+        for caller in (world.mine["viewer"], world.operator):
+            for tenant in (team, squad):
+                assert caller.ok("GET", path + period(tenant=str(tenant.id)))["tenant"]["name"] == tenant.name
+        for caller in (world.foreign, within):
+            assert caller("GET", path + period(tenant=str(team.id))).status_code in (400, 401, 404)
+        foreign, unknown = (
+            world.foreign("GET", path + period(tenant=str(reference))).json() for reference in (team.id, uuid.uuid4())
+        )
+        assert foreign["errors"][0]["code"] == unknown["errors"][0]["code"] == "not_found"
+    after = world.owner.ok("GET", "usage" + period(tenant=str(team.id)))
+    assert (after["groups"], after["total"]) == (before["groups"], before["total"])
+    assert world.owner("GET", "usage" + period(tenant="team")).status_code == 400, "the name is free: by id alone"
+
+
+def test_usage_of_a_tree_that_is_wholly_gone_is_the_operators_to_read(world: World) -> None:
+    top = make_tenant("gone")
+    Tenant.objects.filter(id=top.id).update(state="deleted")
+    assert world.operator.ok("GET", "usage" + period(tenant=str(top.id)))["tenant"]["name"] == "gone"
+    assert world.owner("GET", "usage" + period(tenant=str(top.id))).status_code == 400

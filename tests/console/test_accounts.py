@@ -17,8 +17,10 @@ from compute.models import BookCheck, Host, Price
 from compute.selectors import usage
 from compute.selectors.invariants import CHECKS
 from compute.services.books import check_books
-from tenants.models import UsageSegment
+from compute.services.instances_create import create_instances
+from tenants.models import Tenant, UsageSegment
 from tenants.models.ids import new_id
+from tests.factories.tenants import SYSTEM, make_tenant
 from tests.portal.conftest import People
 from tests.sagas.conftest import Cloud
 
@@ -59,9 +61,9 @@ def test_check_now_rings_and_checks_nothing_itself(people: People, cloud: Cloud)
     assert not BookCheck.objects.exists()
 
 
-def _use_an_hour(cloud: Cloud) -> None:
+def _use_an_hour(cloud: Cloud, *, tenant: Tenant | None = None) -> None:
     """One instance that ran for an hour at the beginning of this month or, early in it, was still in it."""
-    cloud.create("web")
+    create_instances(actor=SYSTEM, tenant=tenant or cloud.tenant, name="web", flavor="small", image="tiny")
     start = timezone.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     UsageSegment.unscoped.update(held_from=start, billed_from=start, ended_at=start + timedelta(minutes=1))
     for resource, price in (("vcpu", "0.60"), ("instance", "6")):
@@ -81,6 +83,34 @@ def test_usage_goes_from_the_cloud_down_into_the_tree(people: People, cloud: Clo
     assert below.context["total"].cost == whole.context["total"].cost
     assert len(below.context["bars"]) in range(28, 32)
     assert [bar.height for bar in below.context["bars"]][:2] == [100.0, 0.0]
+
+
+def test_usage_of_a_deleted_tenant_is_marked_and_can_be_gone_into(people: People, cloud: Cloud) -> None:
+    _use_an_hour(cloud)
+    Tenant.objects.filter(id=cloud.tenant.id).update(state="deleted")
+    whole = people.cloud_operator.get("/console/usage").content.decode()
+    assert f'{cloud.tenant.name}</a> <span class="tag">deleted</span>' in whole
+    below = people.cloud_operator.get(f"/console/usage?tenant={cloud.tenant.id}&by=instance")
+    assert [row.name for row in below.context["rows"]] == ["web"]
+    assert "which is deleted," in below.content.decode()
+    csv_file = people.cloud_operator.get(f"/console/usage/lines.csv?tenant={cloud.tenant.id}&by=instance")
+    assert b"web" in csv_file.content
+
+
+def test_the_portal_goes_into_tenants_below_and_into_deleted_ones(people: People, cloud: Cloud) -> None:
+    team = make_tenant("team", parent=cloud.tenant)
+    _use_an_hour(cloud, tenant=team)
+    link = f"tenant={team.id}"
+    assert link in people.viewer.get("/usage").content.decode()
+    Tenant.objects.filter(id=team.id).update(state="deleted")
+    assert '<span class="tag">deleted</span>' in people.viewer.get("/usage").content.decode()
+    page = people.viewer.get(f"/usage?{link}&by=instance")
+    assert [row.name for row in page.context["rows"]] == ["web"]
+    assert page.context["path"] == [(cloud.tenant.id, cloud.tenant.name)]
+    assert f"by=instance&amp;{link}" in page.content.decode(), "the CSV is of the same tenant"
+    assert b"web" in people.viewer.get(f"/usage/lines.csv?{link}&by=instance").content
+    assert people.stranger.get(f"/usage?{link}").status_code == 404
+    assert people.stranger.get(f"/usage?tenant={cloud.tenant.id}").status_code == 404
 
 
 def test_more_instances_than_a_page_shows_are_shown_by_flavor(

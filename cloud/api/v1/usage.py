@@ -14,14 +14,16 @@ from rest_framework.response import Response
 
 from cloud.api.fields import Answer, Choice, Moment, StrictSerializer, Text
 from cloud.api.routes import Call, Door, route
-from cloud.api.tenancy import acting_tenant
+from cloud.api.tenancy import reported_tenant
 from cloud.showback_csv import write_lines
 from compute.selectors.showback import GROUPS as COST_GROUPS
 from compute.selectors.showback import read_showback
 from compute.selectors.usage import GROUPS, Period, read_usage
 from tenants.models import Tenant
 
-_TENANT_HELP: Final = "id or name; the token's own unless told, for an operator the whole cloud"
+_TENANT_HELP: Final = (
+    "id or name, of a deleted one the id; the token's own unless told, for an operator the whole cloud"
+)
 
 
 class AmountsAnswer(Answer):
@@ -150,7 +152,7 @@ class ShowbackDoor(Door):
 def _tenant(call: Call) -> Tenant | None:
     if "tenant" not in call.query and call.actor.tenant_id is None:
         return None
-    return acting_tenant(call, "usage.read", pointer="?tenant")
+    return reported_tenant(call, "usage.read")
 
 
 def _period(call: Call) -> Period:

@@ -16,11 +16,8 @@ from tenants.services.access import Actor
 @for_operators
 def usage(request: HttpRequest, actor: Actor) -> HttpResponse:
     with tenant_scope(ALL):
-        tenant = named_tenant(request)
-        context = usage_context(request, actor, tenant)
-    above = [(row.id, row.name) for row in tenant.ancestors()] if tenant else []
-    kept = f"&tenant={tenant.id}" if tenant else ""
-    return render(request, "console/usage.html", {**context, "path": above, "kept": kept})
+        context = usage_context(request, actor, named_tenant(request))
+    return render(request, "console/usage.html", context)
 
 
 @require_safe
