@@ -89,6 +89,11 @@ class GrantLimit(models.Model):
             ),
         ]
 
+    @property
+    def over(self) -> int:
+        """By how much the use is over a limit that was lowered below it."""
+        return 0 if self.limit is None else max(0, self.used - self.limit)
+
 
 class SetAside(models.Model):
     """Slots of one unit that stand on a host for promises. Written under the host's row lock alone."""

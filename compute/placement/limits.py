@@ -76,7 +76,8 @@ def transfer(
 
 def check(*, pool: Pool, amounts: Mapping[str, int], levels: Sequence[uuid.UUID], actor: Actor) -> None:
     """Raise QuotaExceeded where `transfer` to these levels would, as things stand; nothing is locked or changed."""
-    rows = GrantLimit.objects.filter(grant__pool=pool, grant__tenant_id__in=list(levels), limit__isnull=False)
+    asked = [resource for resource in LIMITED if amounts[resource]]
+    rows = GrantLimit.objects.filter(grant__pool=pool, grant__tenant_id__in=list(levels), resource__in=asked)
     refused = [row.id for row in rows if row.limit is not None and row.used + amounts[row.resource] > row.limit]
     if refused:
         raise _exceeded(refused, levels=levels, pool=pool, amounts=amounts, actor=actor)
@@ -129,11 +130,15 @@ def _move(sql: str, *, levels: Sequence[uuid.UUID], pool_id: uuid.UUID, amounts:
 def _ask(
     sql: str, *, levels: Sequence[uuid.UUID], pool_id: uuid.UUID, amounts: Mapping[str, int]
 ) -> Callable[[], prepared.Rows]:
+    # What takes nothing of a resource passes no limit of it, not even one that was lowered below the use.
+    moved = [resource for resource in LIMITED if amounts[resource]]
+    if not moved:
+        return list
     return prepared.ask(
         sql,
         {
-            "resources": list(LIMITED),
-            "amounts": [amounts[resource] for resource in LIMITED],
+            "resources": moved,
+            "amounts": [amounts[resource] for resource in moved],
             "pool": pool_id,
             "levels": list(levels),
         },

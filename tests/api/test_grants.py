@@ -38,6 +38,23 @@ def test_a_promise_is_made_shown_changed_and_taken_back(world: World) -> None:
     assert world.owner.ok("GET", "grants")["items"] == []
 
 
+def test_a_limit_below_the_use_is_set_and_says_by_how_much(world: World) -> None:
+    made = _promise(world, units=0, limits={"vcpus": 6})
+    world.owner.ok("POST", "instances", world.order(count=2), status=202)
+    lowered = world.operator.ok("PATCH", f"grants/{made['id']}", {"limits": {"vcpus": 1}})
+    row = {line["resource"]: line for line in lowered["limits"]}["vcpus"]
+    assert row == {"resource": "vcpus", "limit": 1, "used": 2 * world.flavor.vcpus, "over": 2 * world.flavor.vcpus - 1}
+    refused = world.owner("POST", "instances", world.order(name="more"))
+    assert (refused.status_code, refused.json()["code"], refused.json()["limit"]) == (409, "quota_exceeded", 1)
+    (raised,) = [
+        change
+        for remedy in refused.json()["remedies"]
+        for change in remedy["changes"]
+        if change["kind"] == "raise_grant"
+    ]
+    assert raised["by"] == 3 * world.flavor.vcpus - 1, "up to the use, and what was asked for"
+
+
 def test_a_promise_that_the_pool_cannot_keep_is_refused_with_figures(world: World) -> None:
     problem = world.operator.ok(
         "POST", "grants", {"tenant": "acme", "pool": "lab", "unit": "nano", "units": 1}, status=409

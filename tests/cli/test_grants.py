@@ -16,6 +16,9 @@ def test_a_grant_is_made_listed_changed_and_taken_back(cli: Cli, world: World) -
     line = cli("grant", "list").out.splitlines()[1].split()
     assert line[:5] == ["acme", "lab", "2", "0", "nano"]
     assert "0/8 vcpus" in cli("grant", "list").out
+    cli("instance", "create", "web", "--flavor", "nano", "--image", "tiny", "--no-wait")
+    cli("grant", "set", "acme", "-p", "lab", "--limit", "vcpus=0", "--as-operator")
+    assert "1/0 vcpus (1 over)" in cli("grant", "list").out
     cli("grant", "set", "acme", "-p", "lab", "--units", "1", "--limit", "vcpus=none", "--as-operator")
     assert cli("grant", "list", "-o", "json").json[0]["units"] == 1
     assert "vcpus=16" in cli("grant", "set", "acme", "-p", "lab", "--limit", "vcpus", "--as-operator", code=2).err

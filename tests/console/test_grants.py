@@ -45,6 +45,20 @@ def test_units_beyond_the_own_are_no_limit_that_was_passed(people: People, cloud
     assert "over the limit" not in page
 
 
+def test_a_limit_of_a_pool_says_on_both_pages_by_how_much_it_is_passed(people: People, cloud: Cloud) -> None:
+    cloud.create("one", count=3)
+    limits = {"vcpus": 1, "memory_mib": 4096}
+    flavor = Flavor.objects.get()
+    create_grant(actor=SYSTEM, tenant=cloud.tenant, pool=cloud.pool, flavor=flavor, terms=Terms(limits=limits))
+    assert "3/1 vCPU, 2 over" in people.cloud_operator.get("/console/grants").content.decode()
+    page = people.owner.get("/").content.decode()
+    assert f"vCPU in {cloud.pool.name}" in page
+    assert "2 over the limit: what exists stays, nothing new is made" in page
+    assert f"Memory in {cloud.pool.name}" in page
+    assert f"Disk in {cloud.pool.name}" not in page, "no limit there"
+    assert f"Reserved in {cloud.pool.name}" not in page, "nothing is"
+
+
 def test_nonsense_is_said_beside_its_field(people: People, cloud: Cloud) -> None:
     values = {"tenant": str(cloud.tenant.id), "pool": cloud.pool.name, "unit": "small", "units": "1", "shares": "100"}
     for wrong, field in (({"tenant": "nobody"}, "tenant"), ({"units": "x"}, "units"), ({"shares": "0"}, "shares")):

@@ -291,3 +291,28 @@ def test_what_is_given_once_is_not_given_by_a_resize(cloud: Cloud, asked: dict[s
         resize_instance(actor=cloud.actor, instance_id=instance.id, flavor="other")
     assert refused.value.errors[0]["code"] == "dedicated"
     assert _books(cloud) == {SMALL}
+
+
+@pytest.mark.parametrize("level", ["quota", "grant"])
+def test_below_a_lowered_limit_what_takes_nothing_of_it_is_not_refused(cloud: Cloud, level: str) -> None:
+    """The way back under a limit is a smaller size; more of another resource has nothing to do with it."""
+    make_flavor("large", vcpus=3, memory_mib=512, disk_gib=2)
+    make_flavor("roomy", vcpus=3, memory_mib=1024, disk_gib=2)
+    make_flavor("slim", vcpus=1, memory_mib=256, disk_gib=2)
+    instance = cloud.create_stopped(flavor="large")
+    if level == "quota":
+        quotas.set_limit(actor=SYSTEM, tenant=cloud.tenant, resource="vcpus", limit=1)
+    else:
+        terms = Terms(limits={"vcpus": 1})
+        unit = Flavor.objects.get(name="small")
+        create_grant(actor=SYSTEM, tenant=cloud.tenant, pool=cloud.pool, flavor=unit, terms=terms)
+    with pytest.raises(QuotaExceeded, match=r"may use 1 vcpus.*uses 3, and 1 more were asked for"):
+        cloud.create("second")
+    for flavor in ("roomy", "slim"):
+        assert plan_resize(actor=cloud.actor, instance_id=instance.id, flavor=flavor).fits
+        assert _resize(cloud, instance, flavor) == "succeeded"
+    refused = plan_resize(actor=cloud.actor, instance_id=instance.id, flavor="large")
+    assert refused.refused_by == ["quota_exceeded"]
+    with pytest.raises(QuotaExceeded):
+        _resize(cloud, instance, "large")
+    assert check_all() == []

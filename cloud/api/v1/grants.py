@@ -49,6 +49,7 @@ class GrantLimitAnswer(Answer):
     resource = serializers.CharField()
     limit = serializers.IntegerField(allow_null=True, help_text="null: none")
     used = serializers.IntegerField(help_text="by the tenant and all below it in this pool, promised or not")
+    over = serializers.IntegerField(help_text="by how much the use is over a limit that was lowered below it")
 
 
 class GrantAnswer(Answer):

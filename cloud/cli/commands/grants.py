@@ -121,7 +121,11 @@ def _limit(text: str) -> tuple[str, int | None]:
 
 
 def _line(grant: dict[str, Any]) -> dict[str, Any]:
-    limits = [f"{row['used']}/{row['limit']} {row['resource']}" for row in grant["limits"] if row["limit"] is not None]
+    limits = [
+        f"{row['used']}/{row['limit']} {row['resource']}" + (f" ({row['over']} over)" if row["over"] else "")
+        for row in grant["limits"]
+        if row["limit"] is not None
+    ]
     return {
         **grant,
         "tenant": grant["tenant"]["name"],

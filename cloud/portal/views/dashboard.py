@@ -37,9 +37,7 @@ def home(request: HttpRequest, desk: Desk) -> HttpResponse:
             key=lambda line: MAIN_RESOURCES.index(line.resource),
         ),
         "other_lines": [line for line in lines if line.resource not in MAIN_RESOURCES],
-        "grants": list(
-            list_grants(actor=desk.actor, tenant_id=desk.tenant.id).filter(units__gt=0).order_by("pool__name")
-        ),
+        "grants": list(list_grants(actor=desk.actor, tenant_id=desk.tenant.id).order_by("pool__name")),
         "statuses": count_statuses(desk),
         "operations": [(operation, progress_of(operation)) for operation in recent],
     }
