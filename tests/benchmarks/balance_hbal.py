@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from compute.scheduler.balance.carrying import Pace
 from compute.scheduler.balance.cluster import Cluster
 from compute.scheduler.balance.planner import Plan, level, relief
 from compute.scheduler.balance.relief import fewest_moves
@@ -36,6 +37,7 @@ MOST_FOR_HBAL: Final = 40
 SEEDS: Final = 3
 BUSY: Final = 2.0
 LIMIT: Final = 0.8
+PACE: Final = Pace(1000.0)
 _HBAL_SECONDS: Final = 300
 _MOVE: Final = re.compile(r"^\s*\d+\.\s+(\S+)\s+(\S+)\s+=>\s+(\S+)", re.MULTILINE)
 _GROUP: Final = "11111111-1111-1111-1111-111111111111"
@@ -78,7 +80,7 @@ def by_cenote(data: Json, make: Callable[[Cluster], Plan]) -> Result:
     """Reading the description is part of the time, starting Python is not."""
     start = time.process_time()
     plan = make(Cluster.from_json(data))
-    moves: list[dict[str, str]] = plan.as_json(LIMIT)["moves"]
+    moves: list[dict[str, str]] = plan.as_json(LIMIT, PACE)["moves"]
     return _result(data, moves, time.process_time() - start)
 
 

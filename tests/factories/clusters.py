@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 # vCPUs, MiB, weight
@@ -108,3 +108,46 @@ def judge(data: Json, moves: Iterable[Mapping[str, str]]) -> _State:
         state.put(by_name[name], target, 1)
         where[name] = target
     return state
+
+
+def judge_times(data: Json, moves: Sequence[Mapping[str, Any]], *, rate: float, leaving: int, coming: int) -> float:
+    """Carry timed moves out and return the seconds until the last ends. Raises AssertionError for what is not allowed.
+
+    From its start to its end a move takes room on both hosts, and counts for its group on both. What ends when another
+    starts has ended before. Over no span of time a link carries more than its rate (MiB/s, each way); times may be rounded to 1 ms.
+    """
+    state = _State(data["nodes"], data["instances"])
+    where = {instance["name"]: instance["node"] for instance in data["instances"]}
+    by_name = {instance["name"]: instance for instance in data["instances"]}
+    running = Counter[tuple[str, str]]()
+    carried = defaultdict[tuple[str, str], list[tuple[float, float, float]]](list)
+    events = []
+    for number, move in enumerate(moves):
+        events += [(move["end"], 0, number, move), (move["start"], 1, number, move)]
+        for link in (("out", move["from"]), ("in", move["to"])):
+            carried[link].append((move["start"], move["end"], by_name[move["instance"]]["memory_mib"] / rate))
+    for _, starts, number, move in sorted(events, key=lambda event: event[:3]):
+        name, source, target = move["instance"], move["from"], move["to"]
+        if starts:
+            assert where[name] == source != target, f"move {number}: {name} is {where[name]}, not on {source}"
+            why = state.why_not(by_name[name], target)
+            assert why is None, f"move {number}: {target} has no room for {name}: {why}"
+            state.put(by_name[name], target, 1)
+            where[name] = "on its way"
+            running["out", source] += 1
+            running["in", target] += 1
+            assert running["out", source] <= leaving, f"move {number}: too many leave {source}"
+            assert running["in", target] <= coming, f"move {number}: too many come to {target}"
+        else:
+            assert where[name] == "on its way", f"move {number}: {name} ends before it starts"
+            state.put(by_name[name], source, -1)
+            where[name] = target
+            running["out", source] -= 1
+            running["in", target] -= 1
+    for link, spans in carried.items():
+        for since in {start for start, _, _ in spans}:
+            busy = 0.0
+            for start, end, seconds in sorted(spans, key=lambda span: span[1]):
+                busy += seconds if start >= since else 0.0
+                assert busy <= end - since + 2e-3 or start < since, f"{link} carries too much by {end}"
+    return max((move["end"] for move in moves), default=0.0)

@@ -13,16 +13,18 @@ from django.core.management import CommandError, call_command
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compute.scheduler.balance.carrying import Pace
 from compute.scheduler.balance.cluster import Cluster, ClusterError
 from compute.scheduler.balance.layout import Layout
 from compute.scheduler.balance.order import ordered
 from compute.scheduler.balance.planner import Plan, level, relief
 from compute.scheduler.balance.relief import fewest_moves
-from tests.factories.clusters import Json, cluster, judge
+from tests.factories.clusters import Json, cluster, judge, judge_times
 from tests.scheduler.strategies import counted
 
 # A deviation is the root of a difference of nearly equal numbers; where hosts are alike its last 8 digits are noise.
 ROUNDING = 1e-6
+PACE = Pace(1000.0)
 
 clusters = st.builds(
     cluster,
@@ -35,7 +37,7 @@ clusters = st.builds(
 
 
 def moves(plan: Plan) -> Any:
-    return plan.as_json(0.8)["moves"]
+    return plan.as_json(0.8, PACE)["moves"]
 
 
 @counted
@@ -204,9 +206,25 @@ def test_the_command_prints_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture
     assert judge(data, printed["moves"]).score() == pytest.approx(printed["after"]["score"], abs=1e-5)
 
 
+def test_the_command_says_when_each_move_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, data = tmp_path / "cluster.json", cluster(10, 100, 1)
+    file.write_text(json.dumps(data))
+    call_command("cluster_balance", file, "--link-rate", "300", "--leaving", "2", "--coming", "3")
+    printed = json.loads(capsys.readouterr().out)
+    seconds = judge_times(data, printed["moves"], rate=300.0, leaving=2, coming=3)
+    assert seconds == printed["seconds"] >= printed["busiest_link_seconds"] > 0
+    memory = {row["name"]: row["memory_mib"] for row in data["instances"]}
+    assert all(move["memory_mib"] == memory[move["instance"]] for move in printed["moves"])
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
-    [((), "Expecting value"), (("--limit", "-1"), "--limit"), (("--target-score", "nan"), "--target")],
+    [
+        ((), "Expecting value"),
+        (("--limit", "-1"), "--limit"),
+        (("--target-score", "nan"), "--target"),
+        (("--link-rate", "0"), "nothing can move"),
+    ],
 )
 def test_the_command_explains_what_is_wrong(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
     (tmp_path / "cluster.json").write_text("nonsense")

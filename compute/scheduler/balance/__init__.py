@@ -5,5 +5,8 @@ layout      one arrangement of guests on hosts: its score, what each move would 
 descent     towards the best score: single moves, then exchanges
 relief      no host over a limit, by as few moves as can be
 order       a change of arrangement as steps, each of them legal when its turn comes
+overtaking  which steps may start while others run or still wait
+carrying    steps carried out on paper: hosts' limits, links that are shared
+timetable   when each step runs: as soon as it may
 planner     the whole way, from a cluster to a plan
 """

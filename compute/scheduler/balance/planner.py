@@ -9,11 +9,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from compute.scheduler.balance.carrying import Pace
 from compute.scheduler.balance.cluster import MEMORY, Cluster
 from compute.scheduler.balance.descent import Descent
 from compute.scheduler.balance.layout import Layout
 from compute.scheduler.balance.order import Step, ordered
 from compute.scheduler.balance.relief import relieve
+from compute.scheduler.balance.timetable import Timetable
 
 # How far beyond a target to go before moves are taken back: no one share is best for all clusters, so each is tried.
 _BEYOND: Final = (0.0, 0.1, 0.25, 0.4)
@@ -27,14 +29,27 @@ class Plan:
     before: Layout
     after: Layout
 
-    def as_json(self, limit: float) -> dict[str, Any]:
-        """The plan in words for programs: `moves` in order, and what they do. Memory in MiB, loads as shares of a host."""
-        cluster = self.before.cluster
+    def as_json(self, limit: float, pace: Pace) -> dict[str, Any]:
+        """The plan in words for programs: `moves` in order, when each runs, and what they do.
+
+        Memory in MiB, times in seconds from the first start, loads as shares of a host.
+        """
+        cluster, timetable = self.before.cluster, Timetable.of(self.before.cluster, self.steps, pace)
         return {
             "moves": [
-                {"instance": cluster.guests[guest], "from": cluster.hosts[source], "to": cluster.hosts[target]}
-                for guest, source, target in self.steps
+                {
+                    "instance": cluster.guests[guest],
+                    "from": cluster.hosts[source],
+                    "to": cluster.hosts[target],
+                    "memory_mib": int(cluster.needs[MEMORY, guest]),
+                    "start": round(start, 3),
+                    "end": round(end, 3),
+                    "seconds": round(end - start, 3),
+                }
+                for (guest, source, target), (start, end) in zip(self.steps, timetable.slots, strict=True)
             ],
+            "seconds": round(timetable.seconds, 3),
+            "busiest_link_seconds": round(timetable.least, 3),
             "memory_mib": int(sum(cluster.needs[MEMORY, step.guest] for step in self.steps)),
             "before": _figures(self.before, limit),
             "after": _figures(self.after, limit),
