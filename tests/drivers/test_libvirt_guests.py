@@ -73,11 +73,11 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-def wait_for_console(driver: Driver, instance_id: str, text: bytes) -> None:
+def wait_for_console(driver: Driver, instance_id: str, text: bytes, *, seconds: float = 60.0) -> None:
     def said() -> bytes:
         return driver.console_log(instance_id, max_bytes=1 << 20)
 
-    wait_until(lambda: text in said())
+    wait_until(lambda: text in said(), seconds)
 
 
 def controller_pid(driver: LibvirtDriver, instance_id: str) -> int:
@@ -145,6 +145,29 @@ def test_vm_has_the_disk_of_its_flavor_on_the_image_and_says_both_formats(
     told = subprocess.run(["qemu-img", "info", "-f", "qcow2", "-U", disk], capture_output=True, text=True).stdout
     assert "virtual size: 3 GiB" in told
     assert "backing file format: qcow2" in told
+
+
+@pytest.mark.timeout(240)
+def test_guest_sees_its_new_size_and_its_disk_is_not_cut_where_that_is_undone(
+    driver: LibvirtDriver, lab: Lab, vm: InstanceSpec
+) -> None:
+    memory = "$(awk '/MemTotal/ { print ($2 > 180000) }' /proc/meminfo)"
+    root = "$(df -k / | awk 'END { print ($2 > 2500000) }')"
+    tell = f"echo size $(nproc) {memory} $(cat /sys/class/block/vda/size) {root}"
+    vm = dataclasses.replace(vm, user_data=f"#!/bin/sh\n{tell} >/dev/console\n")
+    driver.prepare(vm)
+    larger = dataclasses.replace(
+        vm, vcpus=2, memory_mib=vm.memory_mib * 2, disk=dataclasses.replace(vm.disk, size_gib=3)
+    )
+    driver.resize(larger, token=1)
+    driver.start(larger, token=2)
+    # Two processors under translation come up slowly on a busy machine.
+    wait_for_console(driver, vm.id, f"size 2 1 {3 << 21} 1".encode(), seconds=150)
+    driver.stop(vm.id, graceful_seconds=0)
+    driver.resize(vm, token=3)
+    disk = lab.settings.shared_dir / "instances" / vm.id / "disk.qcow2"
+    told = subprocess.run(["qemu-img", "info", "-f", "qcow2", disk], capture_output=True, text=True).stdout
+    assert "virtual size: 3 GiB" in told, "the guest's file system lies there"
 
 
 def test_vm_console_is_on_a_private_socket(driver: LibvirtDriver, lab: Lab, vm: InstanceSpec) -> None:
