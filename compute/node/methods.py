@@ -40,6 +40,16 @@ def _remove(driver: Driver, call: Call) -> dict[str, Any]:
     return {}
 
 
+def _withdraw(driver: Driver, call: Call) -> dict[str, Any]:
+    driver.withdraw(
+        call.target_id,
+        paused_too=_flag(call, "paused_too"),
+        running_too=_flag(call, "running_too"),
+        own_disks=_flag(call, "own_disks"),
+    )
+    return {}
+
+
 def _console_log(driver: Driver, call: Call) -> dict[str, Any]:
     raw = driver.console_log(call.target_id, max_bytes=int(_number(call, "max_bytes")))
     return {"text": raw.decode("utf-8", "replace")}
@@ -56,6 +66,7 @@ METHODS: dict[str, Method] = {
     "instance.reboot": _reboot,
     "instance.resize": _resize,
     "instance.remove": _remove,
+    "instance.withdraw": _withdraw,
     "instance.console_log": _console_log,
     "host.prove": _prove,
 }
@@ -116,6 +127,13 @@ def _spec(call: Call) -> InstanceSpec:
     if spec.id != call.target_id:
         raise WireError("the spec is of another instance than the call's target")
     return spec
+
+
+def _flag(call: Call, name: str) -> bool:
+    value = call.arguments.get(name, False)
+    if not isinstance(value, bool):
+        raise WireError(f"{name} has to be true or false")
+    return value
 
 
 def _number(call: Call, name: str) -> float:

@@ -170,6 +170,40 @@ class DriverContract:
         driver.prepare(spec)
         assert driver.start(spec, token=2) == "running"
 
+    @pytest.mark.parametrize("running", [False, True])
+    def test_withdraw_leaves_nothing_but_the_disk(self, driver: Driver, spec: InstanceSpec, *, running: bool) -> None:
+        driver.prepare(spec)
+        driver.start(spec, token=1)
+        if not running:
+            driver.stop(spec.id, graceful_seconds=0)
+        driver.withdraw(spec.id, running_too=running)
+        driver.withdraw(spec.id)
+        assert find_domain(driver, spec.id) is None
+        assert spec.id in driver.list_disks()
+        assert driver.console_log(spec.id, max_bytes=1000) == b""
+        assert driver.start(spec, token=2) == "running", "the disk is whole"
+
+    @pytest.mark.parametrize("paused_too", [False, True])
+    def test_withdraw_leaves_a_running_guest_alone(
+        self, driver: Driver, spec: InstanceSpec, *, paused_too: bool
+    ) -> None:
+        driver.prepare(spec)
+        driver.start(spec, token=1)
+        with pytest.raises(Never) as caught:
+            driver.withdraw(spec.id, paused_too=paused_too)
+        assert caught.value.code == "domain_running"
+        domain = find_domain(driver, spec.id)
+        assert domain is not None
+        assert (domain.power, domain.token) == ("running", 1)
+
+    def test_withdraw_of_own_disks_leaves_nothing(self, driver: Driver, spec: InstanceSpec) -> None:
+        driver.prepare(spec)
+        driver.withdraw(spec.id, own_disks=True)
+        assert spec.id not in driver.list_disks()
+
+    def test_withdraw_of_what_never_was_is_no_error(self, driver: Driver) -> None:
+        driver.withdraw(str(uuid.uuid4()), running_too=True)
+
     def test_disk_below_the_image_size_is_refused(self, driver: Driver, spec: InstanceSpec) -> None:
         image = dataclasses.replace(spec.disk.image, virtual_size_gib=spec.disk.size_gib + 1)
         with pytest.raises(Never) as caught:

@@ -59,6 +59,7 @@ def run_through(driver: FakeDriver, spec: InstanceSpec) -> None:
     driver.start(spec, token=1)
     driver.stop(spec.id, graceful_seconds=1)
     driver.resize(spec, token=2)
+    driver.withdraw(spec.id)
     driver.remove(spec.id)
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from compute.node.drivers.base import Driver, Never, Unknown
 from compute.node.drivers.libvirt.host import LibvirtDriver
+from compute.node.images.layout import instance_paths
 from compute.wire import InstanceSpec
 from tests.drivers.conftest import STORAGE_ID, Lab, furnish
 from tests.drivers.contract import DriverContract, find_domain
@@ -106,17 +107,22 @@ def test_guest_comes_up_takes_its_name_and_shuts_down_when_asked(
     assert b"stopping for poweroff" in driver.console_log(spec.id, max_bytes=4000)
 
 
+@pytest.mark.parametrize("verb", ["remove", "withdraw"])
 @pytest.mark.parametrize("kind", ["vm", "container"])
-def test_nothing_on_the_host_remembers_a_removed_instance(
-    driver: LibvirtDriver, lab: Lab, request: pytest.FixtureRequest, kind: str
+def test_nothing_on_the_host_remembers_an_instance_that_is_gone(
+    driver: LibvirtDriver, lab: Lab, request: pytest.FixtureRequest, kind: str, verb: str
 ) -> None:
     spec = request.getfixturevalue(kind)
     driver.prepare(spec)
     driver.start(spec, token=1)
     assert spec.nics[0].device in lab.host.run("ip", "-o", "link")
-    driver.remove(spec.id)
+    if verb == "remove":
+        driver.remove(spec.id)
+    else:
+        driver.withdraw(spec.id, running_too=True)
+    kept = {str(instance_paths(lab.settings, spec.id).shared)} if verb == "withdraw" else set()
     left = subprocess.run(["find", lab.host.root, "-name", f"*{spec.id[-12:]}*"], capture_output=True, text=True)
-    assert left.stdout == ""
+    assert set(left.stdout.split()) == kept
     groups = subprocess.run(["find", "/sys/fs/cgroup", "-name", f"*{spec.id[-12:]}*"], capture_output=True, text=True)
     assert groups.stdout == ""
     assert spec.nics[0].device not in lab.host.run("ip", "-o", "link")

@@ -32,6 +32,8 @@ def test_a_life_by_calls(driver: FakeDriver) -> None:
         ("instance.reboot", {"graceful_seconds": 1}, {"power": "running"}),
         ("instance.stop", {"graceful_seconds": 1.5}, {"power": "stopped"}),
         ("instance.resize", {}, {}),
+        ("instance.start", {}, {"power": "running"}),
+        ("instance.withdraw", {"running_too": True}, {}),
         ("instance.remove", {}, {}),
     ]
     for method, arguments, result in lives:
@@ -63,6 +65,8 @@ def test_the_token_reaches_the_domain(driver: FakeDriver) -> None:
         ("instance.stop", {"graceful_seconds": True}),
         ("instance.stop", {"graceful_seconds": float("nan")}),
         ("instance.reboot", {"graceful_seconds": None}),
+        ("instance.withdraw", {"running_too": 1}),
+        ("instance.withdraw", {"own_disks": "no"}),
         ("instance.console_log", {"max_bytes": None}),
         ("instance.console_log", {"max_bytes": float("inf")}),
     ],

@@ -50,10 +50,11 @@ STEPS: Final[dict[str, tuple[str, ...]]] = {
     "stop": ("stop.ask", "stop.cut"),
     "resize": ("resize.define", "resize.disk"),
     "remove": ("remove.cut", "remove.undefine", "remove.ports", "remove.disk"),
+    "withdraw": ("withdraw.cut", "withdraw.undefine", "withdraw.local"),
 }
 METHODS: Final = (
     *("inventory", "prove", "list_domains", "list_disks", "list_partitions", "weigh", "prepare"),
-    *("start", "stop", "reboot", "resize", "remove", "console_log"),
+    *("start", "stop", "reboot", "resize", "remove", "withdraw", "console_log"),
 )
 
 
@@ -318,6 +319,27 @@ class FakeDriver(Driver):
                     disk.ports = ()
             with self._at("remove.disk", instance_id) as effective, self._change():
                 if effective:
+                    self.host.disks.pop(instance_id, None)
+
+    def withdraw(
+        self, instance_id: str, *, paused_too: bool = False, running_too: bool = False, own_disks: bool = False
+    ) -> None:
+        with self._at("withdraw", instance_id):
+            self._refuse_foreign(instance_id)
+            power = self._power(instance_id)
+            if (power == "running" and not running_too) or (power == "paused" and not (paused_too or running_too)):
+                raise Never("domain_running", f"{instance_id} is {power} here")
+            with self._at("withdraw.cut", instance_id) as effective, self._change():
+                if effective:
+                    self._set_power(instance_id, "stopped")
+            with self._at("withdraw.undefine", instance_id) as effective, self._change():
+                if effective:
+                    self.host.domains.pop(instance_id, None)
+                    self.host.places.pop(instance_id, None)
+            with self._at("withdraw.local", instance_id) as effective, self._change():
+                if effective and (disk := self.host.disks.get(instance_id)):
+                    disk.ports, disk.console = (), ""
+                if effective and own_disks:
                     self.host.disks.pop(instance_id, None)
 
     # -- for tests

@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Iterator
 
-from compute.node.drivers.base import Capabilities, Driver, RetryLater
+from compute.node.drivers.base import Capabilities, Driver, Never, RetryLater
 from compute.node.drivers.libvirt import cgroups as control_groups
 from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
 from compute.node.drivers.libvirt.console import read_log, trim
@@ -18,7 +18,7 @@ from compute.node.drivers.libvirt.probe import prove_host
 from compute.node.drivers.libvirt.vm import VmKind
 from compute.node.drivers.network import PortManager
 from compute.node.drivers.settings import DriverSettings
-from compute.node.images.layout import instance_paths, list_instance_ids, read_marker
+from compute.node.images.layout import InstancePaths, instance_paths, list_instance_ids, read_marker
 from compute.node.images.store import ImageStore
 from compute.wire import (
     DomainReport,
@@ -149,21 +149,39 @@ class LibvirtDriver(Driver):
     def remove(self, instance_id: str) -> None:
         paths = instance_paths(self._settings, instance_id)
         with _storage_errors():
-            devices = set(read_ports(paths))
-            for kind in self._kinds:
-                seen = kind.find(instance_id)
-                if seen is not None:
-                    devices.update(kind.port_devices(seen))
-                    kind.remove(seen)
-                else:
-                    kind.tidy(instance_id)
-            # After the guest is off, so that nothing runs unfiltered; before the list of ports goes with its directory.
-            for device in sorted(devices):
-                self._network.remove_port(device)
-            remove_directory(paths.shared)
-            remove_directory(paths.local)
+            self._take_away(paths, [(kind, kind.find(instance_id)) for kind in self._kinds], disks=True)
+
+    def withdraw(
+        self, instance_id: str, *, paused_too: bool = False, running_too: bool = False, own_disks: bool = False
+    ) -> None:
+        paths = instance_paths(self._settings, instance_id)
+        allowed = {"running": running_too, "paused": paused_too or running_too}
+        with _storage_errors():
+            found = [(kind, kind.find(instance_id)) for kind in self._kinds]
+            for _kind, seen in found:
+                if seen is not None and seen.power in ACTIVE and not allowed[seen.power]:
+                    raise Never("domain_running", f"domain {seen.name} is {seen.power} here")
+            self._take_away(paths, found, disks=own_disks)
 
     # -- parts
+
+    def _take_away(
+        self, paths: InstancePaths, found: list[tuple[GuestKind, SeenDomain | None]], *, disks: bool
+    ) -> None:
+        """Ensure that the domain as `found` by each kind, its ports and its directory on the host are gone."""
+        devices = set(read_ports(paths))
+        for kind, seen in found:
+            if seen is not None:
+                devices.update(kind.port_devices(seen))
+                kind.remove(seen)
+            else:
+                kind.tidy(paths.local.name)
+        # After the guest is off, so that nothing runs unfiltered; before the list of ports goes with its directory.
+        for device in sorted(devices):
+            self._network.remove_port(device)
+        if disks:
+            remove_directory(paths.shared)
+        remove_directory(paths.local)
 
     def _kind_of(self, spec: InstanceSpec) -> GuestKind:
         return self._vms if spec.kind == "vm" else self._containers
