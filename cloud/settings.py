@@ -206,7 +206,7 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env.str("CENOTE_LOG_LEVEL", default="INFO")},
-    "loggers": {"axes": {"level": "WARNING"}, "httpx": {"level": "WARNING"}},
+    "loggers": {"axes": {"level": "WARNING"}, "httpx": {"level": "WARNING"}, "sushy": {"level": "WARNING"}},
 }
 
 # Engine and host timings, in seconds. Leases and deadlines are counted on the database's clock.
@@ -219,4 +219,6 @@ HOST_DOWN_SECONDS = 9 * HEARTBEAT_SECONDS
 SWEEP_SECONDS = 5
 # How often all invariants are checked for the console.
 BOOKS_SECONDS = 300
+# How hosts are switched off when they are lost: see compute/fencing/registry.py.
+FENCING_FILE = Path(env.str("CENOTE_FENCING_FILE", default=str(STATE_DIR / "fencing.toml")))
 FLIGHT_RECORDER_MIB = env.int("CENOTE_FLIGHT_RECORDER_MIB", default=256)

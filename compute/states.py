@@ -66,7 +66,21 @@ HOST_OBSERVED: Final[Machine] = _machine(
     suspect="up down",
     down="up fenced",
     fenced="cleaning",
-    cleaning="up",
+    cleaning="up down",
+)
+
+# Fence: an order to make sure that a host is off. No timeout leads to `proved`.
+FENCE: Final[Machine] = _machine(
+    asked="proved failed",
+    proved="",
+    failed="",
+)
+
+# Evacuation of one fenced host. `stopped`: the fence does not hold any more.
+EVACUATION: Final[Machine] = _machine(
+    running="finished stopped",
+    finished="",
+    stopped="",
 )
 
 # What a tenant may wish an instance's power to be, and what a host may report of its domain.

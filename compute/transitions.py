@@ -18,6 +18,8 @@ _MACHINES: dict[tuple[str, str], states.Machine] = {
     ("instance", "state"): states.INSTANCE,
     ("operation", "state"): states.OPERATION,
     ("hostcall", "state"): states.HOST_CALL,
+    ("fence", "state"): states.FENCE,
+    ("evacuation", "state"): states.EVACUATION,
     ("host", "admin_state"): states.HOST_ADMIN,
     ("host", "observed_state"): states.HOST_OBSERVED,
 }

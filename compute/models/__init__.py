@@ -6,6 +6,7 @@ from compute.models.book_check import BookCheck
 from compute.models.catalog import Flavor, Image, Keypair
 from compute.models.decision import Decision, FlightFrame, HostRoster
 from compute.models.domain import Domain
+from compute.models.fence import Evacuation, Fence
 from compute.models.grant import Grant, GrantLimit, GrantUse, SetAside
 from compute.models.group import Group
 from compute.models.host import Host, JoinToken
@@ -25,6 +26,8 @@ __all__ = [
     "ConsoleLog",
     "Decision",
     "Domain",
+    "Evacuation",
+    "Fence",
     "Flavor",
     "FlightFrame",
     "Grant",

@@ -35,6 +35,9 @@ class Instance(TenantOwned):
     keys = models.JSONField(default=list, blank=True, help_text="[{name, public_key}] as they were at create")
     user_data = models.TextField(blank=True, help_text="may hold secrets: never listed, never logged")
     tags = models.JSONField(default=dict, blank=True)
+    evacuation_priority = models.PositiveSmallIntegerField(
+        default=50, help_text="0 to 100: when its host is lost, higher ones come back first"
+    )
     decision_id = models.UUIDField(null=True, blank=True, help_text="the Decision by which it is where it is")
     error = models.JSONField(null=True, blank=True, help_text="{code, message} for the tenant")
     token = models.BigIntegerField(default=0, help_text="fencing token: raised by every new HostCall that changes it")

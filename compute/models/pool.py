@@ -18,6 +18,8 @@ class Pool(models.Model):
     host_losses = models.PositiveSmallIntegerField(
         default=1, help_text="host failures at once that every reservation must outlive (N+k)"
     )
+    auto_fence = models.BooleanField(default=False, help_text="whether hosts that are down are fenced unasked")
+    auto_evacuate = models.BooleanField(default=False, help_text="whether a fenced host's guests are moved unasked")
     shared_storage_id = models.CharField(
         max_length=64, blank=True, help_text="marker of the storage all hosts must see"
     )

@@ -23,16 +23,15 @@ class Members:
     in_domain: Mapping[str, int]
 
     @classmethod
-    def of(cls, request: Request) -> Members:
-        """Read the members of the request's group as they are committed now."""
+    def of(cls, request: Request, *, leaving: uuid.UUID | None = None) -> Members:
+        """Read the members of the request's group as they are committed now, without those on the host that is left."""
         if request.group is None:
             return cls(None, {}, {})
         members = Instance.unscoped.filter(group_id=uuid.UUID(request.group))
-        rows = (
-            Allocation.objects.filter(consumer_type="instance", consumer_id__in=members.values("id"))
-            .values_list("host_id", "host__failure_domain")
-            .annotate(members=Count("id"))
-        )
+        held = Allocation.objects.filter(consumer_type="instance", consumer_id__in=members.values("id"))
+        if leaving is not None:
+            held = held.exclude(host_id=leaving)
+        rows = held.values_list("host_id", "host__failure_domain").annotate(members=Count("id"))
         on_host: dict[str, int] = {}
         in_domain: dict[str, int] = {}
         for host_id, domain, count in rows:

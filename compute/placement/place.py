@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 
 from django.db import transaction
 
-from compute.placement.claims import ClaimRefused, GrantUsedUp, Seat, claim, claim_first
+from compute.models import Host
+from compute.placement.claims import ClaimRefused, GrantUsedUp, Seat, claim, claim_first, release
 from compute.placement.groups import Members, lock_group
 from compute.placement.kept import KEPT
-from compute.placement.reservations import Reservation, ask_chain
+from compute.placement.reservations import NOTHING, Reservation, ask_chain
 from compute.scheduler.batch import after_member, as_a_whole, with_member
-from compute.scheduler.model import Policy, Ranking, Request
+from compute.scheduler.model import Policy, Ranking, Request, Resources
 from compute.scheduler.ranking import rank
 from compute.scheduler.snapshot import Snapshot
 from tenants import prepared
@@ -44,8 +45,27 @@ class Refused:
     request: Request
 
 
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Where a consumer has its room until now, how much of it is shared, and whose reservation that fills."""
+
+    host_id: uuid.UUID
+    resources: Resources
+    grant_id: uuid.UUID | None
+
+    def give_back(self, reservation: Reservation) -> None:
+        """Note that the room left goes back to the reservation, where it is of that."""
+        if reservation.grant_id == self.grant_id:
+            reservation.take(str(self.host_id), NOTHING - self.resources)
+
+
 def place(
-    *, consumers: Sequence[uuid.UUID], request: Request, policy: Policy, tenant_path: Sequence[uuid.UUID] = ()
+    *,
+    consumers: Sequence[uuid.UUID],
+    request: Request,
+    policy: Policy,
+    tenant_path: Sequence[uuid.UUID] = (),
+    leaving: Leaving | None = None,
 ) -> Placed | Refused:
     """Rank on a snapshot without any lock, then claim under the host rows' locks. Runs inside the caller's transaction.
 
@@ -54,9 +74,10 @@ def place(
     together and locked in id order, so that two batches cannot deadlock. Each round looks anew: a refusal is final only
     when a look finds no candidate, so a full host never hides a free one.
     The row of the request's group is locked first, so that its rule still holds when all is committed.
+    With `leaving` the one consumer gives back what it has on that host in the moment in which it gets its new room.
     """
     lock_group(request)
-    members = Members.of(request)
+    members = Members.of(request, leaving=leaving.host_id if leaving else None)
     request = members.told(request)
     pool_id = uuid.UUID(request.pool_id) if request.pool_id else None
     for _ in range(_ROUNDS):
@@ -66,10 +87,15 @@ def place(
             chain = ask_chain(pool_id=pool_id, tenant_path=path) if pool_id and path else list
             snapshot = members.shown(KEPT.look(pool_id))
         reservation = Reservation.load(pool_id=pool_id, chain=chain()) if pool_id and path else None
-        plan = _plan(consumers, request, policy, snapshot, reservation)
+        if reservation is not None and leaving is not None:
+            leaving.give_back(reservation)
+        plan = plan_seats(consumers, request, policy, snapshot, reservation)
         if isinstance(plan, Refused):
             return plan
-        seats = _claim_batch(plan) if len(consumers) > 1 else _claim_one(consumers[0], plan)
+        if leaving is not None:
+            seats = _claim_elsewhere(consumers[0], plan, leaving)
+        else:
+            seats = _claim_batch(plan) if len(consumers) > 1 else _claim_one(consumers[0], plan)
         if seats is not None:
             chosen = {consumer: seat.host_id for consumer, seat in seats.items()}
             drawn = sum(seat.grant_id is not None for seat in seats.values())
@@ -79,7 +105,7 @@ def place(
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
     """A seat for each consumer, and the ranking of the first of them."""
 
     seats: dict[uuid.UUID, Seat]
@@ -87,7 +113,7 @@ class _Plan:
     request: Request
 
 
-def _claim_batch(plan: _Plan) -> dict[uuid.UUID, Seat] | None:
+def _claim_batch(plan: Plan) -> dict[uuid.UUID, Seat] | None:
     try:
         with transaction.atomic():
             claim(wanted=plan.seats)
@@ -96,7 +122,7 @@ def _claim_batch(plan: _Plan) -> dict[uuid.UUID, Seat] | None:
     return plan.seats
 
 
-def _claim_one(consumer: uuid.UUID, plan: _Plan) -> dict[uuid.UUID, Seat] | None:
+def _claim_one(consumer: uuid.UUID, plan: Plan) -> dict[uuid.UUID, Seat] | None:
     """Claim the best host that is free of other claims at this moment; where the best few are not, wait for them in turn.
 
     One consumer walks down the whole list before reading again: under a rush most of the best have just filled up.
@@ -128,13 +154,32 @@ def _claim_one(consumer: uuid.UUID, plan: _Plan) -> dict[uuid.UUID, Seat] | None
     return None
 
 
-def _plan(
+def _claim_elsewhere(consumer: uuid.UUID, plan: Plan, leaving: Leaving) -> dict[uuid.UUID, Seat] | None:
+    """Give back the room on the host that is left and claim the best candidate's, under one lock of both hosts."""
+    planned = plan.seats[consumer]
+    for candidate in plan.ranking.candidates[:_BEST]:
+        seat = replace(planned, host_id=uuid.UUID(candidate.host_id))
+        try:
+            with transaction.atomic():
+                both = Host.objects.select_for_update(no_key=True).filter(id__in=[leaving.host_id, seat.host_id])
+                list(both.order_by("id").values_list("id"))
+                release(consumer_type="instance", consumer_id=consumer)
+                claim(wanted={consumer: seat})
+        except GrantUsedUp:
+            return None
+        except ClaimRefused:
+            continue
+        return {consumer: seat}
+    return None
+
+
+def plan_seats(
     consumers: Sequence[uuid.UUID],
     request: Request,
     policy: Policy,
     snapshot: Snapshot,
     reservation: Reservation | None,
-) -> _Plan | Refused:
+) -> Plan | Refused:
     """Place all consumers on the snapshot in memory."""
     seats: dict[uuid.UUID, Seat] = {}
     first: tuple[Ranking, Request] | None = None
@@ -157,7 +202,7 @@ def _plan(
         request = after_member(request, host)
         seats[consumer] = Seat(uuid.UUID(best), request.resources, drawn.grant_id if drawn else None, request.numa)
     assert first is not None
-    return _Plan(seats, *first)
+    return Plan(seats, *first)
 
 
 def _rank(

@@ -70,7 +70,7 @@ def _repair(report: Domain) -> int:
     with transaction.atomic():
         instance: Instance = Instance.unscoped.select_for_update(of=("self",), no_key=True).get(id=report.instance_id)
         now_reported = Domain.objects.filter(id=report.id).values_list("power", flat=True).first()
-        if instance.state != "active" or now_reported != report.power:
+        if instance.state != "active" or now_reported != report.power or _evacuated_in_vain(instance):
             return 0
         if instance.desired_power == "running" and report.power == "stopped" and not _rebooted_since(report, instance):
             Instance.unscoped.filter(id=instance.id).update(desired_power="stopped", version=F("version") + 1)
@@ -96,6 +96,12 @@ def _repair(report: Domain) -> int:
             after={"power": report.power, "ordered": kind},
         )
         return 1
+
+
+def _evacuated_in_vain(instance: Instance) -> bool:
+    """A guest that never ran where it is now did not shut itself down; `reconcilers.evacuations` starts it again."""
+    newest = Operation.objects.filter(target_type="instance", target_id=instance.id).order_by("-created_at")
+    return newest.values_list("kind", "state").first() == ("instance_evacuate", "failed")
 
 
 def _rebooted_since(report: Domain, instance: Instance) -> bool:

@@ -251,6 +251,11 @@ class _Turn:
         operation = self.operation
         if call.state == "waiting" and self._must_stop(call):
             return True
+        if Host.objects.filter(id=call.host_id, observed_state="fenced").exists():
+            # Proved off: nothing more comes of the call, and what is undone there becomes a debt.
+            _supersede(call)
+            self._fail({"code": "host_lost", "message": _SENTENCES["host_lost"]})
+            return True
         if call.state == "taken" and call.lease_until and call.lease_until < self.now:
             # The node worker died with it, or lost its way to us. A higher token fences off whatever it still does.
             _supersede(call)
@@ -454,6 +459,7 @@ _SENTENCES = {
     "start_failed": "The hypervisor could not start the instance.",
     "disk_missing": "The instance's disk is missing.",
     "host_silent": "The host stopped answering.",
+    "host_lost": "The host was lost.",
     "watchdog": "The host's hypervisor stopped answering.",
 }
 

@@ -20,6 +20,7 @@ _BUSY = {
     "instance_stop": "stopping",
     "instance_reboot": "rebooting",
     "instance_resize": "resizing",
+    "instance_evacuate": "starting",
     "instance_delete": "deleting",
 }
 _REST = {"running": "running", "paused": "paused", "stopped": "stopped", "crashed": "crashed", "suspended": "suspended"}

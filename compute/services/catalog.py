@@ -58,9 +58,11 @@ def update_pool(
     pool_id: uuid.UUID,
     vcpu_ratio: float | None = None,
     host_losses: int | None = None,
+    auto_fence: bool | None = None,
+    auto_evacuate: bool | None = None,
     if_version: int | None = None,
 ) -> Pool:
-    """Change how many vCPU a thread carries, or how many host losses promises must outlive (N+k).
+    """Change how many vCPU a thread carries, how many host losses promises must outlive (N+k), what a loss sets going.
 
     Every host's ceiling, and the room set aside for promises, follow in the same transaction. Raises InvalidInput, NotFound,
     VersionMismatch, and PromiseNotPlaceable where what is promised could not be kept then.
@@ -76,7 +78,12 @@ def update_pool(
             raise NotFound
         if if_version is not None and pool.version != if_version:
             raise VersionMismatch(version=pool.version)
-        wanted = {"vcpu_ratio": vcpu_ratio, "host_losses": host_losses}
+        wanted = {
+            "vcpu_ratio": vcpu_ratio,
+            "host_losses": host_losses,
+            "auto_fence": auto_fence,
+            "auto_evacuate": auto_evacuate,
+        }
         after = {name: value for name, value in wanted.items() if value is not None}
         before = {name: getattr(pool, name) for name in after}
         for name, value in after.items():

@@ -16,6 +16,7 @@ from compute.errors import HostInUse, InvalidState, JoinRefused
 from compute.models import Host, Instance, JoinToken, Operation, Pool
 from compute.placement.promises import clear_host
 from compute.services.checks import check_name
+from compute.services.fences import debts_of
 from compute.services.nodes import token_hash
 from compute.transitions import move
 from tenants.errors import NotFound, VersionMismatch
@@ -189,6 +190,9 @@ def remove_host(*, actor: Actor, host_id: uuid.UUID, if_version: int | None = No
         if held:
             raise HostInUse(f"{host.name} still carries {held} instances.", instances=held)
         clear_host(host=host)
+        for debt in debts_of(host).select_for_update():
+            # Its token dies here: nobody will ever pay, and what is kept until then (addresses) is free.
+            move(debt, "superseded", settled=True)
         _set_admin(actor, host, "removed", "host.delete")
         # The name is free again; the row stays for the decisions and operations that speak of it.
         Host.objects.filter(id=host.id).update(node_token_hash="", name=f"{host.name[:40]}-removed-{host.id.hex[-12:]}")

@@ -45,7 +45,8 @@ def authenticate_node(token: str) -> Host:
 
 
 def fetch_calls(*, host: Host, limit: int) -> list[Call]:
-    """Hand out waiting calls of this host, oldest first, and lease them. While a debt is open, debts alone.
+    """Hand out waiting calls of this host, oldest first, and lease them. While a debt is open, debts alone; to a host that
+    is fenced, or not yet back in service since, nothing else either.
 
     SKIP LOCKED: two fetches at once never get the same call.
     """
@@ -54,7 +55,7 @@ def fetch_calls(*, host: Host, limit: int) -> list[Call]:
             Q(not_before__isnull=True) | Q(not_before__lte=Now())
         )
         owes = HostCall.objects.filter(host=host, purpose="debt", state__in=["waiting", "taken"]).exists()
-        if owes:
+        if owes or host.observed_state in ("fenced", "cleaning"):
             waiting = waiting.filter(purpose="debt")
         rows = list(waiting.select_for_update(skip_locked=True).order_by("created_at")[: min(limit, FETCH_LIMIT)])
         HostCall.objects.filter(id__in=[row.id for row in rows]).update(
@@ -166,10 +167,14 @@ def _note_alive(host: Host, report: HostReport) -> None:
     skew = _skew_seconds(report.clock)
     if skew is not None:
         changes["clock_skew_seconds"] = skew
-    if host.observed_state in ("unknown", "suspect", "down", "cleaning"):
-        # `fenced` is left by an operator's word alone: a host that was declared dead may still hold stale guests.
+    if host.observed_state in ("unknown", "suspect", "down"):
         move(host, "up", column="observed_state", state_reason="", **changes)
     else:
+        # `fenced` is left by an operator's word alone, and `cleaning` when all debts are paid (reconcilers.hosts).
+        if host.observed_state == "fenced":
+            changes["state_reason"] = (
+                "heard again since its fence: its stale guests are destroyed, nothing else is done there"
+            )
         Host.objects.filter(id=host.id).update(**changes)
 
 

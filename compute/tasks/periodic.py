@@ -9,7 +9,7 @@ from celery import shared_task
 from django.conf import settings
 from django.db import OperationalError
 
-from compute.reconcilers import brokers, hosts, instances, operations, promises
+from compute.reconcilers import brokers, evacuations, fences, hosts, instances, operations, promises
 from compute.sagas.engine import take_turn
 from compute.services import books
 from compute.services.housekeeping import expire
@@ -31,6 +31,8 @@ def sweep() -> None:
 def reconcile() -> None:
     """Hosts first: what is concluded about instances rests on which hosts are up."""
     hosts.run()
+    fences.run()
+    evacuations.run()
     instances.run()
     promises.run()
     client = redis.Redis.from_url(_plain(settings.BROKER_URL), socket_timeout=2, socket_connect_timeout=2)

@@ -21,6 +21,8 @@ from compute.reconcilers.operations import due_operations, waiting_calls
 
 log = logging.getLogger(__name__)
 
+_TASKS = {"fence": "compute.fence_try", "evacuation": "compute.evacuation_turn"}
+
 
 class Relay:
     """`run` until told to stop. One connection to the database for listening, one to the broker."""
@@ -79,6 +81,8 @@ class Relay:
             self._publish("compute.check_books", [], "control")
         elif kind == "op" and len(parsed) == 1:
             self._ring_operation(parsed[0])
+        elif kind in _TASKS and len(parsed) == 1:
+            self._publish(_TASKS[kind], [str(parsed[0])], "control")
         elif kind == "host" and len(parsed) == 2:
             self._ring_host(*parsed)
 

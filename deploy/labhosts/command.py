@@ -24,6 +24,7 @@ def main() -> int:
     execute.add_argument("command", nargs=argparse.REMAINDER)
     for verb, text in (
         ("kill", "pull a host's plug"),
+        ("fence", "pull it and say so as a proof"),
         ("start", "switch it on again"),
         ("remove", "take it out for good"),
     ):
@@ -50,6 +51,7 @@ def _do(place: Place, options: argparse.Namespace) -> int:
     if options.verb == "add":
         number = max((host.number for host in lab.hosts(place)), default=0) + 1
         host = LabHost(place, number)
+        lab.write_fencing(place, [*lab.hosts(place), host])
         lab.bring_up(place, supervisor, host, count=number)
         print(f"{host.name} has joined; it proves itself now")
         return 0
@@ -64,6 +66,10 @@ def _do(place: Place, options: argparse.Namespace) -> int:
         os.execvp(words[0], words)
     if options.verb == "kill":
         print(f"{host.name} is off: {lab.power_off(supervisor, host)} processes ended")
+    elif options.verb == "fence":
+        ended = lab.power_off(supervisor, host)
+        # The last line of a fencing hook. Whoever pulls this plug looks until no process is left, or says so and fails.
+        print(f"off: {host.name} has no process left, {ended} ended")
     elif options.verb == "start":
         lab.bring_up(place, supervisor, host, count=len(lab.hosts(place)))
         print(f"{host.name} is on")

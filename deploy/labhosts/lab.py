@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from deploy.labhosts import namespaces
 from deploy.labhosts.join import HostFiles, Slice, join, joined, note_code, write_libvirt
 from deploy.labhosts.namespaces import LabHost
 from deploy.steps.control import manage
+from deploy.steps.files import write
 from deploy.steps.place import REPO, Place
 from deploy.steps.progress import SetupError, run
 from deploy.steps.supervisor import Program, Supervisor
@@ -134,6 +136,16 @@ def _wait_for_libvirt(host: LabHost) -> None:
                 tail = log.read_text(errors="replace")[-1200:] if log.exists() else ""
                 raise SetupError(f"libvirt of {host.name} does not answer for {uri}: {done.stderr.strip()}\n{tail}")
             time.sleep(0.2)
+
+
+def write_fencing(place: Place, hosts_known: list[LabHost]) -> None:
+    """Tell the control plane how the lab's hosts are switched off for sure; other hosts have their own file."""
+    surroundings = (f"CENOTE_STATE_DIR={place.state}", f"CENOTE_VENV={place.venv}")
+    text = "# Written by deploy/up for the lab's hosts. Name a file of your own in CENOTE_FENCING_FILE for others.\n"
+    for host in hosts_known:
+        argv = ["/usr/bin/env", *surroundings, str(REPO / "deploy" / "lab"), "fence", "{host}"]
+        text += f'\n[hosts.{host.name}]\ndriver = "command"\nargv = {json.dumps(argv)}\nseconds = 60\n'
+    write(place.state / "fencing.toml", text, mode=0o600)
 
 
 def shut_down_guests(supervisor: Supervisor, hosts_on: list[LabHost]) -> int:

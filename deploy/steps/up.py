@@ -98,6 +98,7 @@ def _bring_up(place: Place, progress: Progress, count: int | None, *, guests: bo
         secrets = demo.seed(place)
     hosts = demo.lab_hosts(place, count)
     with progress.step(f"Lab of {len(hosts)} hosts"):
+        lab.write_fencing(place, hosts)
         began, rebooted, before = datetime.now(UTC), False, supervisor.status()
         for host in hosts:
             rebooted |= lab.start_libvirt(place, supervisor, host, count=len(hosts))

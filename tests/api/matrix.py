@@ -31,6 +31,9 @@ class Things:
     carol: User
     token: ApiToken
     spare_host: Host
+    down_host: Host
+    fenced_host: Host
+    heard_host: Host
     price: Price
     grant: Grant
 
@@ -153,6 +156,12 @@ ROWS: dict[str, Row] = {
     "host_enable": Row("POST", _of("hosts", lambda things: things.spare_host, "/actions/enable"), _body()),
     "host_disable": Row("POST", _of("hosts", lambda things: things.world.host, "/actions/disable"), _body()),
     "host_prove": Row("POST", _of("hosts", lambda things: things.world.host, "/actions/prove"), _body()),
+    "host_loss": Row("GET", _of("hosts", lambda things: things.world.host, "/loss")),
+    "host_fence": Row(
+        "POST", _of("hosts", lambda things: things.down_host, "/actions/fence"), _body(statement="I pulled its plug")
+    ),
+    "host_evacuate": Row("POST", _of("hosts", lambda things: things.fenced_host, "/actions/evacuate"), _body()),
+    "host_return": Row("POST", _of("hosts", lambda things: things.heard_host, "/actions/return"), _body()),
     "flavor_list": Row("GET", _at("flavors")),
     "flavor_create": Row("POST", _at("flavors"), _body(name="huge", vcpus=2, memory_mib=512, disk_gib=2)),
     "flavor_show": Row("GET", _at("flavors/nano")),
@@ -188,6 +197,7 @@ ROWS: dict[str, Row] = {
     "instance_resize": Row(
         "POST", _of("instances", INSTANCE, "/actions/resize"), _body(flavor="big"), object_id=_instance_id
     ),
+    "instance_prioritize": Row("POST", _of("instances", INSTANCE, "/actions/prioritize"), _body(priority=90)),
     "instance_console_log": Row("GET", _of("instances", INSTANCE, "/console-log"), object_id=_instance_id),
     "instance_decision": Row("GET", _of("instances", INSTANCE, "/decision"), object_id=_instance_id),
     "operation_list": Row("GET", _at("operations")),

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from cloud.api.routes import Route
 from cloud.api.v1.urls import urlpatterns
-from compute.models import Decision, Domain, Group, Host, Instance, Keypair, Operation, Price
+from compute.models import Decision, Domain, Fence, Group, Host, Instance, Keypair, Operation, Price
 from compute.services.grants import Terms, create_grant
 from tenants import roles
 from tenants.models import ApiToken, AuditEvent, Membership, Quota, Tenant, User
@@ -65,6 +65,12 @@ def test_every_route_has_its_row_and_every_row_its_route() -> None:
     assert {name: row.method for name, row in ROWS.items()} == by_name
 
 
+def _fenced(world: World) -> Host:
+    host = make_host(world.pool, observed_state="fenced")
+    Fence.objects.create(host=host, driver="operator", state="proved", evidence="off", ended_at=timezone.now())
+    return host
+
+
 def build_things() -> Things:
     world = build_world()
     created = world.owner.ok("POST", "instances", world.order(), status=202)
@@ -107,6 +113,9 @@ def build_things() -> Things:
         carol=carol,
         token=ApiToken.unscoped.get(user=carol),
         spare_host=make_host(world.pool, admin_state="disabled"),
+        down_host=make_host(world.pool, observed_state="down"),
+        fenced_host=_fenced(world),
+        heard_host=make_host(world.pool, observed_state="fenced"),
         price=Price.objects.create(
             resource="disk_gib", per_hour="0.001", currency="EUR", valid_from="2026-01-01T00:00:00Z", set_by="x"
         ),

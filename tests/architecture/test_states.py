@@ -15,6 +15,8 @@ MACHINES = {
     "Instance": (states.INSTANCE, "building"),
     "Operation": (states.OPERATION, "pending"),
     "Host call": (states.HOST_CALL, "waiting"),
+    "Fence": (states.FENCE, "asked"),
+    "Evacuation": (states.EVACUATION, "running"),
     "Host, the operator's side": (states.HOST_ADMIN, "enrolling"),
     "Host, the observer's side": (states.HOST_OBSERVED, "unknown"),
 }

@@ -32,6 +32,7 @@ def _pages(cloud: Cloud) -> list[str]:
         "/console/hosts",
         "/console/hosts/join",
         f"/console/hosts/{cloud.host.id}",
+        f"/console/hosts/{cloud.host.id}/loss",
         "/console/pools",
         "/console/capacity",
         f"/console/capacity?pool={cloud.pool.name}",
@@ -120,7 +121,16 @@ def test_operators_see_every_page_and_nobody_else_any(people: People, cloud: Clo
 
 
 @pytest.mark.parametrize(
-    "path", ["hosts/{id}/disable", "hosts/{id}/prove", "hosts/{id}/remove", "hosts/join", "books", "prices"]
+    "path",
+    [
+        "hosts/{id}/disable",
+        "hosts/{id}/prove",
+        "hosts/{id}/remove",
+        "hosts/{id}/vouch",
+        "hosts/join",
+        "books",
+        "prices",
+    ],
 )
 def test_nobody_else_acts(path: str, people: People, cloud: Cloud) -> None:
     assert people.owner.post("/console/" + path.format(id=cloud.host.id)).status_code == 404

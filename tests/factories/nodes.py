@@ -27,7 +27,7 @@ class PlayedHost:
 
     def run_calls(self, *, answer: bool = True, twice: bool = False) -> int:
         """Fetch and run all waiting calls; return how many. `answer` False: the answers are lost."""
-        calls = nodes.fetch_calls(host=self.host, limit=16)
+        calls = nodes.fetch_calls(host=Host.objects.get(id=self.host.id), limit=16)
         for call in calls:
             self.calls.append(call)
             reply = self.execute(call)
@@ -63,6 +63,9 @@ class PlayedHost:
         if call.method == "instance.remove":
             driver.remove(call.target_id)
             return {}
+        if call.method == "instance.withdraw":
+            driver.withdraw(call.target_id, **arguments)
+            return {}
         if call.method == "instance.console_log":
             return {"text": driver.console_log(call.target_id, max_bytes=arguments["max_bytes"]).decode()}
         assert call.method == "host.prove", call.method
@@ -83,8 +86,8 @@ class PlayedHost:
             self.driver.weigh(answer.shares)
 
 
-def play(host: Host, folder: Path) -> PlayedHost:
-    """Put a fake hypervisor behind a host row."""
+def play(host: Host, folder: Path, *, beside: PlayedHost | None = None) -> PlayedHost:
+    """Put a fake hypervisor behind a host row; `beside` another one it sees that one's storage."""
     settings = DriverSettings(
         shared_dir=folder,
         local_dir=folder / "local",
@@ -92,7 +95,8 @@ def play(host: Host, folder: Path) -> PlayedHost:
         memory_mib=host.total_memory_mib,
         disk_gib=host.total_disk_gib,
     )
-    return PlayedHost(host, FakeDriver(settings, FakeHost()))
+    machine = FakeHost() if beside is None else FakeHost(disks=beside.driver.host.disks)
+    return PlayedHost(host, FakeDriver(settings, machine))
 
 
 def make_due(operation_id: uuid.UUID) -> None:

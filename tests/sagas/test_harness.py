@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import transaction
 
+from compute import outbox
 from compute.models import Allocation, Host, HostCall, Instance, Operation, Port
 from compute.node.drivers.faults import Fault
 from compute.sagas.engine import take_turn
@@ -25,6 +27,7 @@ from compute.services.instances_resize import resize_instance
 from compute.services.keypairs import create_keypair
 from compute.services.tenants_delete import delete_tenant_with_contents, plan_tenant_delete
 from tenants.models import Quota, UsageSegment
+from tenants.services import audit
 from tenants.services.access import system_actor
 from tests.factories.compute import make_flavor
 from tests.factories.nodes import run_to_end
@@ -54,6 +57,24 @@ def _resize(cloud: Cloud) -> Operation:
     return resize_instance(actor=cloud.actor, instance_id=instance.id, flavor="mixed")[1]
 
 
+def _evacuate(cloud: Cloud) -> Operation:
+    """The guest's books say its host already; the start is what the saga does."""
+    instance = cloud.create_running()
+    cloud.node.driver.stop(str(instance.id), graceful_seconds=0)
+    operation = outbox.submit(
+        actor=cloud.actor,
+        kind="instance_evacuate",
+        target_type="instance",
+        target_id=instance.id,
+        target_name=instance.name,
+        tenant_id=instance.tenant_id,
+        arguments={"evacuation": str(uuid.uuid4())},
+    )
+    with transaction.atomic():
+        audit.record(actor=cloud.actor, action="instance.evacuate", target=instance, operation_id=operation.id)
+    return operation
+
+
 def _prove(cloud: Cloud) -> Operation:
     return prove_host(actor=system_actor("tests"), host_id=cloud.host.id)[1]
 
@@ -70,6 +91,7 @@ def _tenant_delete(cloud: Cloud) -> Operation:
 SCENARIOS: dict[str, Scenario] = {
     "instance_create": _create,
     "instance_delete": _power(delete_instance),
+    "instance_evacuate": _evacuate,
     "instance_start": _power(start_instance),
     "instance_stop": _power(stop_instance, force=True),
     "instance_reboot": _power(reboot_instance, force=True),

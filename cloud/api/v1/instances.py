@@ -89,6 +89,7 @@ class InstanceAnswer(Answer):
     image = NamedAnswer()
     default_user = serializers.CharField(source="image.default_user", help_text="who to log in as")
     pool = NamedAnswer()
+    evacuation_priority = serializers.IntegerField(help_text="when its host is lost: higher ones come back first")
     group = NamedAnswer(allow_null=True, help_text="that keeps it apart from others, or with them")
     host = NamedAnswer(allow_null=True)
     virt_mode = VirtMode(["kvm", "qemu", "lxc"], source="*", allow_null=True)

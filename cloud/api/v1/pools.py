@@ -6,7 +6,7 @@ from rest_framework import serializers
 from rest_framework.response import Response
 
 from cloud.api.etags import tagged, wanted_version
-from cloud.api.fields import Answer, Choice, Number, StrictSerializer, Text, Whole
+from cloud.api.fields import Answer, Choice, Flag, Number, StrictSerializer, Text, Whole
 from cloud.api.pagination import page
 from cloud.api.references import as_reference
 from cloud.api.routes import Call, Door, route
@@ -43,6 +43,8 @@ class PoolAnswer(Answer):
         "vcpu_ratio",
         "policy",
         "host_losses",
+        "auto_fence",
+        "auto_evacuate",
         "held",
         "hosts_total",
         "hosts_up",
@@ -57,6 +59,8 @@ class PoolAnswer(Answer):
     vcpu_ratio = serializers.FloatField()
     policy = serializers.ChoiceField(["spread", "pack"])
     host_losses = serializers.IntegerField(help_text="host failures at once that every reservation must outlive")
+    auto_fence = serializers.BooleanField(help_text="whether hosts that are down are fenced unasked")
+    auto_evacuate = serializers.BooleanField(help_text="whether a fenced host's guests are moved unasked")
     hosts_total = serializers.IntegerField()
     hosts_up = serializers.IntegerField(help_text="enabled and answering")
     instances = serializers.IntegerField()
@@ -78,6 +82,8 @@ class PoolCreateInput(StrictSerializer):
 class PoolUpdateInput(StrictSerializer):
     vcpu_ratio = Number(required=False, min_value=1, max_value=64)
     host_losses = Whole(required=False, max_value=100, help_text="N+k: host failures that reservations must outlive")
+    auto_fence = Flag(required=False, help_text="fence hosts that are down, unasked, where a driver is configured")
+    auto_evacuate = Flag(required=False, help_text="move the guests of a fenced host, unasked")
 
 
 class TrendAnswer(Answer):
@@ -217,7 +223,7 @@ class Pools(Door):
 
     @route("pool_update", permission="pool.update", body=PoolUpdateInput, answer=PoolAnswer)
     def partial_update(self, call: Call, reference: str) -> Response:
-        """Change how many vCPU a thread carries, or how many host losses promises must outlive; what runs goes on."""
+        """Change how many vCPU a thread carries, how many host losses promises must outlive, what a loss sets going."""
         authorize(call.actor, "pool.update", None)
         found = find_pool(as_reference(reference))
         pool = update_pool(actor=call.actor, pool_id=found.id, if_version=wanted_version(call.request), **call.body)

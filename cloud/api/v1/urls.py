@@ -12,6 +12,7 @@ from cloud.api.v1.groups import Groups
 from cloud.api.v1.hosts import Hosts
 from cloud.api.v1.instances import Instances
 from cloud.api.v1.keypairs import Keypairs
+from cloud.api.v1.losses import Losses
 from cloud.api.v1.me import Me
 from cloud.api.v1.members import Members
 from cloud.api.v1.operations import Operations
@@ -50,6 +51,10 @@ urlpatterns = [
     _collection("hosts/<str:reference>/actions/enable", Hosts, post="enable"),
     _collection("hosts/<str:reference>/actions/disable", Hosts, post="disable"),
     _collection("hosts/<str:reference>/actions/prove", Hosts, post="prove"),
+    _collection("hosts/<str:reference>/actions/fence", Losses, post="fence"),
+    _collection("hosts/<str:reference>/actions/evacuate", Losses, post="evacuate"),
+    _collection("hosts/<str:reference>/actions/return", Losses, post="give_back"),
+    _collection("hosts/<str:reference>/loss", Losses, get="show"),
     _collection("hosts/<str:reference>/shares", Shares, get="of_host"),
     _collection("flavors", Flavors, get="list", post="create"),
     _collection("flavors/<str:reference>", Flavors, get="retrieve"),
@@ -61,6 +66,7 @@ urlpatterns = [
     _collection("groups/<str:reference>", Groups, get="retrieve", delete="destroy"),
     _collection("instances", Instances, get="list", post="create"),
     _collection("instances/<str:reference>", Instances, get="retrieve", delete="destroy"),
+    _collection("instances/<str:reference>/actions/prioritize", Losses, post="prioritize"),
     _collection("instances/<str:reference>/actions/start", Instances, post="start"),
     _collection("instances/<str:reference>/actions/stop", Instances, post="stop"),
     _collection("instances/<str:reference>/actions/reboot", Instances, post="reboot"),

@@ -31,6 +31,21 @@ SHARE_COLUMNS = {
     "wanted": "wanted",
     "entitled": "entitled",
 }
+FENCE_COLUMNS = {"driver": "driver", "state": "state", "tries": "tries", "evidence": "evidence", "error": "error"}
+EVACUATION_COLUMNS = {
+    "state": "state",
+    "moved": "moved",
+    "blocked": "blocked",
+    "asked": "asked_at",
+    "ended": "ended_at",
+}
+FATE_COLUMNS = {
+    "guest": "instance.name",
+    "tenant": "tenant.name",
+    "priority": "priority",
+    "comes_back_on": "host",
+    "why_not": "message",
+}
 AMOUNT_COLUMNS = {
     "resource": "resource",
     "capacity": "capacity",
@@ -60,6 +75,7 @@ POOL_FOR_OPERATORS = {
     "memory_mib": "used.memory_mib/capacity.memory_mib",
     "disk_gib": "used.disk_gib/capacity.disk_gib",
 }
+ON_LOSS_COLUMNS = {"name": "name", "fence": "auto_fence", "evacuate": "auto_evacuate"}
 _OUTLOOK = ("soonest", "expected", "latest")
 
 Name = Annotated[str, typer.Argument(help="Name or id")]
@@ -114,6 +130,60 @@ def set_failure_domain(
     session.rows([session.client.patch(f"hosts/{quoted(name)}", {"failure_domain": domain})], FAILURE_COLUMNS)
 
 
+@command(app, "loss")
+def show_loss(session: Session, name: Name) -> None:
+    """Where each of its guests would come back were it lost now, and why the others would not."""
+    _say_loss(session, session.client.get(f"hosts/{quoted(name)}/loss"))
+
+
+@command(app, "fence", asks=True, keyed=True)
+def fence_host(
+    session: Session,
+    name: Name,
+    statement: Annotated[str, typer.Option(help="Your word that it is off, and how you know; else the driver's")] = "",
+    reason: Annotated[str, typer.Option(help="For the others")] = "",
+) -> None:
+    """Have a host that is down switched off for sure, or say that it is off."""
+    if statement:
+        session.confirm(
+            f"Is {name} off? Its guests will run elsewhere; a second copy of one that still runs loses data."
+        )
+    else:
+        session.confirm(f"Switch {name} off? Whatever still runs there loses power.")
+    body = {"reason": reason, **({"statement": statement} if statement else {})}
+    session.rows([session.client.post(f"hosts/{quoted(name)}/actions/fence", body)], FENCE_COLUMNS)
+
+
+@command(app, "evacuate", asks=True, keyed=True)
+def evacuate_host(
+    session: Session,
+    name: Name,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say who would come back where; move nobody")] = False,
+) -> None:
+    """Start the guests of a fenced host on others, by priority."""
+    path = f"hosts/{quoted(name)}/actions/evacuate"
+    if dry_run:
+        _say_loss(session, session.client.post(path, dry_run="true"))
+        return
+    session.confirm(f"Start the guests of {name} on other hosts?")
+    found = session.client.post(path)
+    shown = found if session.output in ("json", "yaml") else found | {"blocked": len(found["blocked"])}
+    session.rows([shown], EVACUATION_COLUMNS)
+
+
+@command(app, "return", keyed=True)
+def return_host(session: Session, name: Name) -> None:
+    """Take a fenced host back that is switched on again; its stale guests go first."""
+    session.rows([session.client.post(f"hosts/{quoted(name)}/actions/return")], COLUMNS)
+
+
+def _say_loss(session: Session, loss: dict[str, Any]) -> None:
+    if session.output in ("json", "yaml"):
+        session.one(loss)
+        return
+    session.rows(loss["guests"], FATE_COLUMNS)
+
+
 @command(app, "prove", slow=True, keyed=True)
 def prove_host(session: Session, name: Name) -> None:
     """Have it boot its proof guests again."""
@@ -151,6 +221,19 @@ def list_pools(session: Session) -> None:
 def show_pool(session: Session, name: Name) -> None:
     """All about one pool."""
     session.one(session.client.get("pools/" + quoted(name)))
+
+
+@command(pool_app, "on-loss")
+def set_pool_on_loss(
+    session: Session,
+    name: Name,
+    fence: Annotated[bool | None, typer.Option(help="Fence hosts that are down, unasked")] = None,
+    evacuate: Annotated[bool | None, typer.Option(help="Move the guests of a fenced host, unasked")] = None,
+) -> None:
+    """Say what the loss of a host sets going by itself; both are off unless told."""
+    wanted = {"auto_fence": fence, "auto_evacuate": evacuate}
+    body = {key: value for key, value in wanted.items() if value is not None}
+    session.rows([session.client.patch("pools/" + quoted(name), body)], ON_LOSS_COLUMNS)
 
 
 @command(pool_app, "capacity")

@@ -25,6 +25,7 @@ COLUMNS = {
     "age": "created_at",
 }
 FOR_OPERATORS = {**COLUMNS, "host": "host.name", "tenant": "tenant_id"}
+PRIORITY_COLUMNS = {"name": "name", "priority": "evacuation_priority"}
 
 Name = Annotated[str, typer.Argument(help="Name or id")]
 Force = Annotated[bool, typer.Option("--force", help="Cut the power instead of asking the guest")]
@@ -131,6 +132,15 @@ def resize(
         show_resize_plan(session, session.client.post(path, {"flavor": flavor}, dry_run="true"))
         return
     _order(session, name, "resize", {"flavor": flavor})
+
+
+@command(app, "prioritize", keyed=True)
+def prioritize(
+    session: Session, name: Name, priority: Annotated[int, typer.Argument(help="0 to 100; 50 unless told", max=100)]
+) -> None:
+    """Say when it comes back should its host be lost: higher ones first; for operators."""
+    body = {"priority": priority}
+    session.rows([session.client.post(f"{_path(name)}/actions/prioritize", body)], PRIORITY_COLUMNS)
 
 
 @command(app, "delete", slow=True, asks=True)

@@ -67,8 +67,8 @@ _ICONS = {
 
 # State word -> look. Words of instances, operations, hosts, tenants and users share one table, so they look the same.
 _LOOKS = {
-    "ok": "running active succeeded up enabled placed ok done",
-    "busy": "building starting stopping rebooting resizing deleting pending unwinding enrolling cleaning draining waiting taken",
+    "ok": "running active succeeded up enabled placed ok done proved finished",
+    "busy": "building starting stopping rebooting resizing deleting pending unwinding enrolling cleaning draining waiting taken asked",
     "bad": "error failed down fenced stuck crashed refused",
     "warn": "unknown suspect paused suspended disabled cancelled",
     "off": "stopped drained removed deleted",
