@@ -258,6 +258,28 @@ CHECKS: tuple[Check, ...] = (
         """,
     ),
     Check(
+        "I5",
+        "each tenant that is being deleted has its operation, and nothing lives in one that is gone",
+        """
+        SELECT format('tenant %%s is deleting without an operation', t.id) FROM tenants_tenant t
+        WHERE t.state = 'deleting'
+          AND NOT EXISTS (SELECT FROM compute_operation o WHERE o.target_id = t.id AND o.kind = 'tenant_delete'
+                          AND o.state IN ('pending', 'running', 'unwinding', 'stuck'))
+        UNION ALL
+        SELECT format('tenant %%s is %%s while operation %%s deletes it', t.id, t.state, o.id)
+        FROM compute_operation o JOIN tenants_tenant t ON t.id = o.target_id
+        WHERE o.kind = 'tenant_delete' AND o.state IN ('pending', 'running', 'unwinding', 'stuck') AND t.state IN ('active', 'disabled')
+        UNION ALL
+        SELECT format('instance %%s is %%s in tenant %%s, which is deleted', i.id, i.state, t.id)
+        FROM tenants_tenant t JOIN compute_instance i ON i.tenant_id = t.id
+        WHERE t.state = 'deleted' AND i.state NOT IN ('failed', 'deleted')
+        UNION ALL
+        SELECT format('tenant %%s is %%s below tenant %%s, which is deleted', c.id, c.state, t.id)
+        FROM tenants_tenant t JOIN tenants_tenant c ON c.parent_id = t.id
+        WHERE t.state = 'deleted' AND c.state <> 'deleted'
+        """,
+    ),
+    Check(
         "I6",
         "no directory in storage is without its instance",
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from compute.errors import OperationInProgress
@@ -364,3 +366,22 @@ def test_one_within_another_that_is_being_deleted_comes_to_the_same_end(cloud: C
         operation.refresh_from_db()
         assert operation.state == "succeeded", operation.error
     assert [states()[name] for name in ("dept", "team", "other")] == ["deleted"] * 3
+
+
+def test_the_audit_finds_a_tenant_that_nobody_deletes_and_life_in_one_that_is_gone(cloud: Cloud, full: Tenant) -> None:
+    def found() -> list[str]:
+        return [re.sub(r"[0-9a-f-]{36}", "ID", fault.detail) for fault in check_all() if fault.invariant == "I5"]
+
+    operation = delete(full)
+    cloud.node.beat()
+    assert found() == []
+    Tenant.objects.filter(id=full.id).update(state="active")
+    assert found() == ["tenant ID is active while operation ID deletes it"]
+    Tenant.objects.filter(id=full.id).update(state="deleting")
+    Operation.objects.filter(id=operation.id).update(state="failed")
+    assert found() == ["tenant ID is deleting without an operation"]
+    Tenant.objects.filter(id=full.id).update(state="deleted")
+    assert sorted(found()) == [
+        "instance ID is active in tenant ID, which is deleted",
+        *["tenant ID is active below tenant ID, which is deleted"] * 2,
+    ]
