@@ -33,6 +33,7 @@ class Desk:
     tenants: list[Tenant]
     more_tenants: bool
     disabled: bool
+    deleting: bool  # it, or one above: with all that it holds
 
 
 def reachable(user: User, *, name: str = "", only: uuid.UUID | None = None, most: int) -> list[Tenant]:
@@ -81,6 +82,7 @@ def seat(request: HttpRequest, tenant_id: uuid.UUID | None = None) -> Desk | Non
         tenants=choice[:_SHOWN_IN_SWITCHER],
         more_tenants=len(choice) > _SHOWN_IN_SWITCHER,
         disabled=not here.active,
+        deleting=not here.active and tenant.ancestors(include_self=True).filter(state=Tenant.State.DELETING).exists(),
     )
 
 

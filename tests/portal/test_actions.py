@@ -269,3 +269,14 @@ def test_a_tenant_below_is_deleted_with_what_was_shown_once_its_name_was_typed(p
     assert "Delete tenant team" in people.owner.get(started["Location"]).content.decode()
     assert Tenant.objects.get(id=team.id).state == "deleting"
     assert path not in people.owner.get("/tenants").content.decode()
+
+
+def test_people_of_a_tenant_that_is_being_deleted_are_told(people: People, cloud: Cloud) -> None:
+    top = make_tenant("top")
+    Tenant.objects.filter(id=cloud.tenant.id).update(parent=top, path=[top.id, cloud.tenant.id])
+    for state, words in (
+        ("disabled", "This tenant is disabled"),
+        ("deleting", "is being deleted with all that it holds"),
+    ):
+        Tenant.objects.filter(id=top.id).update(state=state)
+        assert words in people.owner.get("/").content.decode()
