@@ -146,3 +146,19 @@ def test_up_again_changes_nothing_and_is_quick(running: RunningCloud) -> None:
     assert running.supervisor.pid() == pids
     # The contract's own bound; a loaded machine has been seen at half of it.
     assert seconds < 30
+
+
+def test_a_tenant_goes_with_its_guests_and_nothing_of_it_stays(running: RunningCloud) -> None:
+    running.read(running.tenant.post("/tenants", json={"name": "leaving"}), status=201)
+    for image, flavor in (("tiny", "micro"), ("tiny-container", "nano")):
+        order = running.read(running.ask_for(f"going-{image}", image, flavor, tenant="leaving", keypairs=[]))
+        assert running.wait(order["operation"]["id"])["state"] == "succeeded"
+    plan = running.read(running.tenant.delete("/tenants/leaving", params={"dry_run": "true"}))
+    assert (plan["counts"]["instances"], plan["counts"]["tenants"]) == (2, 1)
+    agreed = {"cascade": "true", "fingerprint": plan["fingerprint"]}
+    accepted = running.read(running.tenant.delete("/tenants/leaving", params=agreed), status=202)
+    ended = running.wait(accepted["operation"]["id"])
+    assert ended["state"] == "succeeded", ended
+    assert [step["note"] for step in ended["steps"]] == ["2 of 2 instances deleted", None, "1 of 1 tenants deleted"]
+    assert running.tenant.get("/tenants/leaving").status_code == 404
+    wait_for(lambda: running.audit() == [], 60, "books that agree with the hosts")
