@@ -29,16 +29,16 @@ def acting_tenant(call: Call, permission: str, *, pointer: str = "/tenant") -> T
 
 
 def reported_tenant(call: Call, permission: str) -> Tenant:
-    """`acting_tenant` of `?tenant=` for reports of the past: a deleted tenant, by its id, can be asked for as well."""
+    """`acting_tenant` of `?tenant=` for reports of the past: a closed tenant, or a deleted one by its id, can be asked for."""
     reference = call.query.get("tenant")
-    gone = None if reference is None else selectors.find_deleted_tenant(reference)
-    if gone is None:
+    if reference is None:
         return acting_tenant(call, permission, pointer="?tenant")
+    tenant = selectors.find_deleted_tenant(reference) or _named(reference, "?tenant")
     try:
-        authorize_past(call.actor, permission, gone)
+        authorize_past(call.actor, permission, tenant)
     except NotFound:
-        raise _not_there(str(reference), "?tenant")
-    return gone
+        raise _not_there(reference, "?tenant")
+    return tenant
 
 
 def listed_tenant(call: Call, permission: str) -> UUID | None:

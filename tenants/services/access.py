@@ -8,7 +8,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 from tenants import prepared, roles
-from tenants.errors import NotFound, PermissionDenied, TenantDisabled, TokenInvalid
+from tenants.errors import DomainError, NotFound, PermissionDenied, TenantDisabled, TokenInvalid
 from tenants.models import ApiToken, Tenant, User
 from tenants.scope import ALL, Scope
 
@@ -174,17 +174,32 @@ def authorize_from_above(actor: Actor, permission: str, tenant: Tenant) -> None:
 
 
 def authorize_past(actor: Actor, permission: str, tenant: Tenant | None) -> None:
-    """`authorize` for what is kept of a tenant that may be deleted: then the nearest one above that is left decides.
+    """`authorize` for what is kept of a tenant that may be closed or deleted: the nearest one above that is not decides.
 
-    Of a tree that is wholly gone only the cloud's operators are told. Raises as `authorize` does.
+    What it used is part of the figures above it all the same. Of a tree that is wholly gone only the cloud's operators
+    are told. Raises as `authorize` does.
     """
-    if tenant is None or tenant.state != Tenant.State.DELETED:
-        authorize(actor, permission, tenant)
-        return
-    left = tenant.ancestors().exclude(state=Tenant.State.DELETED).last()
-    if left is None and not actor.is_operator:
-        raise NotFound
-    authorize(actor, permission, left)
+    gone = tenant is not None and tenant.state == Tenant.State.DELETED
+    refusal: DomainError = NotFound()
+    if not gone:
+        try:
+            authorize(actor, permission, tenant)
+        except TenantDisabled as error:
+            refusal = error
+        else:
+            return
+    assert tenant is not None
+    above = None
+    for level in tenant.ancestors():
+        if level.state != Tenant.State.ACTIVE:
+            break
+        above = level
+    if above is None and not actor.is_operator:
+        raise refusal
+    try:
+        authorize(actor, permission, above)
+    except NotFound:
+        raise refusal from None
 
 
 def is_allowed(actor: Actor, permission: str, tenant: Tenant | UUID | None) -> bool:

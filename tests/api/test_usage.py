@@ -195,3 +195,19 @@ def test_usage_of_a_tree_that_is_wholly_gone_is_the_operators_to_read(world: Wor
     Tenant.objects.filter(id=top.id).update(state="deleted")
     assert world.operator.ok("GET", "usage" + period(tenant=str(top.id)))["tenant"]["name"] == "gone"
     assert world.owner("GET", "usage" + period(tenant=str(top.id))).status_code == 400
+
+
+@pytest.mark.parametrize("state", ["disabled", "deleting", "deleted"])
+def test_usage_of_a_closed_tenant_is_read_from_above_alone(world: World, caller_for: CallerMaker, state: str) -> None:
+    team = make_tenant("team", parent=world.tenant)
+    squad = make_tenant("squad", parent=team)
+    within = caller_for(team, "owner")
+    closed = [team.id, squad.id] if state == "deleted" else [team.id]
+    Tenant.objects.filter(id__in=closed).update(state=state)
+    for tenant in (team, squad):
+        path = "usage" + period(tenant=str(tenant.id))
+        assert world.mine["viewer"].ok("GET", path)["total"]["instance_seconds"] == 0
+        assert world.foreign("GET", path).json()["errors"][0]["code"] == "not_found"
+        refused = within("GET", path)
+        assert refused.status_code in (400, 403, 404)
+        assert (refused.json()["code"] == "tenant_disabled") == (state != "deleted")
