@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from compute.scheduler.balance.carrying import Pace
 from compute.scheduler.balance.cluster import Cluster
-from compute.scheduler.balance.planner import level, relief
+from compute.scheduler.balance.planner import keeping_losses, level, relief
 
 
 class Command(BaseCommand):
@@ -25,6 +25,13 @@ class Command(BaseCommand):
             "--target-score", type=float, default=0.0, help="for level: stop at this score (0: the best)"
         )
         parser.add_argument("--max-moves", type=int, help="at most this many moves")
+        parser.add_argument(
+            "--keep-losses",
+            type=int,
+            default=0,
+            metavar="K",
+            help="take no step after which fewer losses of K hosts could be absorbed (0: do not look)",
+        )
         parser.add_argument(
             "--link-rate", type=float, default=1000.0, help="MiB/s that a host's link carries each way (1000)"
         )
@@ -46,4 +53,9 @@ class Command(BaseCommand):
             raise CommandError(f"{options['file']}: {error}") from None
         busy = options["goal"] == "relieve"
         plan = relief(cluster, limit, most=most) if busy else level(cluster, target=target, most=most)
+        if options["keep_losses"]:
+            try:
+                plan = keeping_losses(plan, options["keep_losses"])
+            except ValueError as error:
+                raise CommandError(f"--keep-losses: {error}") from None
         self.stdout.write(json.dumps(plan.as_json(limit, pace), indent=1))

@@ -8,5 +8,7 @@ order       a change of arrangement as steps, each of them legal when its turn c
 overtaking  which steps may start while others run or still wait
 carrying    steps carried out on paper: hosts' limits, links that are shared
 timetable   when each step runs: as soon as it may
+reasons     why each step is there
+survival    steps that leave N+k as it is
 planner     the whole way, from a cluster to a plan
 """
