@@ -22,6 +22,7 @@ from cloud.console.views import (
 pages = [
     path("", overview.overview, name="overview"),
     path("hosts", hosts.index, name="hosts"),
+    path("hosts/losses", losses.index, name="host-losses"),
     path("hosts/join", hosts.join, name="host-join"),
     path("hosts/<uuid:host_id>", hosts.detail, name="host"),
     path("hosts/<uuid:host_id>/enable", hosts.act, {"verb": "enable"}, name="host-enable"),

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from compute.placement.groups import Members
-from compute.placement.kept import KEPT
 from compute.placement.place import Leaving, Refused, plan_seats
 from compute.placement.reservations import Reservation, ask_chain
 from compute.scheduler.model import Policy, Request
@@ -25,9 +24,8 @@ class Foresight:
     _reservations: dict[uuid.UUID, Reservation | None] = field(default_factory=dict)
 
     @classmethod
-    def look(cls, *, pool_id: uuid.UUID, lost: uuid.UUID) -> Foresight:
-        """Look at the pool as it is now, without the lost host."""
-        snapshot = KEPT.look(pool_id)
+    def of(cls, snapshot: Snapshot, *, pool_id: uuid.UUID, lost: uuid.UUID) -> Foresight:
+        """Begin with a pool's hosts as they were looked at, without the lost one."""
         return cls(pool_id, lost, Snapshot.from_hosts(host for host in snapshot.hosts if host.id != str(lost)))
 
     def bring_back(

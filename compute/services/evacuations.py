@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import logging
 import uuid
-from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models import F
 from django.db.models.functions import Now
 
 from compute import outbox, states
 from compute.errors import InvalidState
 from compute.models import Allocation, Domain, Evacuation, Fence, Host, HostCall, Instance, Operation, Port
-from compute.placement.foresight import Foresight
-from compute.placement.place import Leaving, Refused, place
-from compute.scheduler import explain
-from compute.scheduler.model import GroupRule, Policy, Request, Resources
-from compute.selectors.lookup import find_host
+from compute.placement.place import Refused, place
+from compute.scheduler.model import Policy
 from compute.services import decisions
 from compute.services.fences import holds, lock_host
-from compute.services.instances_wanted import cpu_models_of, numa_of, storages_of
 from compute.services.locking import lock_instance
+from compute.services.lost_guests import (
+    Fate,
+    guests_of,
+    leaving_of,
+    loaded,
+    networks_of,
+    no_room,
+    obstacle_of,
+    request_of,
+)
 from compute.transitions import move
-from compute.wire import Kind
 from tenants.errors import InvalidInput
 from tenants.models.ids import new_id
 from tenants.services import audit, tree
@@ -41,17 +45,6 @@ ACTOR: Final = system_actor("evacuation")
 # Starts under way at once, over all destinations: so many that hosts are busy, so few that order still means something.
 AT_ONCE: Final = 16
 WITHDRAW_SECONDS: Final = 90.0
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What becomes of one guest of a lost host: the host it would come back on, else why it would not."""
-
-    instance: Instance
-    host_id: uuid.UUID | None
-    host_name: str = ""
-    code: str = ""
-    message: str = ""
 
 
 class _Heard(Exception):
@@ -90,12 +83,6 @@ def order_evacuation(*, actor: Actor, host: Host) -> Evacuation:
     return evacuation
 
 
-def guests_of(host: Host) -> QuerySet[Instance]:
-    """What holds room on the host, in the order in which it comes back."""
-    rows = Instance.unscoped.filter(host=host, state__in=states.INSTANCE_HOLDS_ROOM)
-    return rows.order_by("-evacuation_priority", "created_at", "id")
-
-
 def prioritize_instance(
     *, actor: Actor, instance_id: uuid.UUID, priority: int, if_version: int | None = None
 ) -> Instance:
@@ -119,38 +106,6 @@ def prioritize_instance(
             after={"evacuation_priority": priority},
         )
         return instance
-
-
-def foresee_loss(*, actor: Actor, reference: str) -> tuple[Host, list[Fate]]:
-    """Say of each guest of a host where it would come back were the host lost now, and of the others why not.
-
-    In the order in which they would be started, on the hosts as they are now; nothing is taken.
-    """
-    authorize(actor, "host.read", None)
-    host = Host.objects.select_related("pool").get(id=find_host(reference).id)
-    foresight = Foresight.look(pool_id=host.pool_id, lost=host.id)
-    guests = list(_loaded(guests_of(host)))
-    networks = _networks(guests)
-    held = {
-        row.consumer_id: row
-        for row in Allocation.objects.filter(consumer_type="instance", consumer_id__in=[guest.id for guest in guests])
-    }
-    fates = []
-    for guest in guests:
-        fate = _obstacle(guest, host)
-        if fate is None:
-            found = foresight.bring_back(
-                consumer=guest.id,
-                request=_request(guest, host, networks.get(guest.id, frozenset())),
-                policy=Policy(name=host.pool.policy),
-                tenant_path=tuple(guest.tenant.path),
-                leaving=_leaving(held[guest.id]),
-            )
-            fate = (
-                _no_room(guest, found) if isinstance(found, Refused) else Fate(guest, found, foresight.name_of(found))
-            )
-        fates.append(fate)
-    return host, fates
 
 
 def take_turn(*, evacuation_id: uuid.UUID, blocked_too: bool) -> int:
@@ -196,20 +151,21 @@ def take_turn(*, evacuation_id: uuid.UUID, blocked_too: bool) -> int:
 def _bring_back(evacuation: Evacuation, instance_id: uuid.UUID) -> Fate | None:
     """Move the books of one guest and order its start. None where it left the host meanwhile."""
     lost = evacuation.host
-    instance = _loaded(Instance.unscoped.select_for_update(of=("self",), no_key=True).filter(id=instance_id)).get()
+    instance = loaded(Instance.unscoped.select_for_update(of=("self",), no_key=True).filter(id=instance_id)).get()
     if instance.host_id != lost.id or instance.state not in states.INSTANCE_HOLDS_ROOM:
         return None
-    if (obstacle := _obstacle(instance, lost)) is not None:
+    if (obstacle := obstacle_of(instance, lost)) is not None:
         return obstacle
     tenant = tree.hold_at(instance.tenant_id)
-    request = _request(instance, lost, _networks([instance]).get(instance.id, frozenset()))
+    networks = networks_of(Port.unscoped.filter(instance=instance)).get(instance.id, frozenset())
+    request = request_of(instance, lost, networks)
     policy = Policy(name=lost.pool.policy)
     held = Allocation.objects.get(consumer_type="instance", consumer_id=instance.id)
     placed = place(
-        consumers=[instance.id], request=request, policy=policy, tenant_path=tenant.path, leaving=_leaving(held)
+        consumers=[instance.id], request=request, policy=policy, tenant_path=tenant.path, leaving=leaving_of(held)
     )
     if isinstance(placed, Refused):
-        return _no_room(instance, placed)
+        return no_room(instance, placed)
     # Both hosts are locked now: what is heard from here on is heard after this.
     if not holds(fence=evacuation.fence):
         raise _Heard
@@ -307,67 +263,6 @@ def _note(evacuation: Evacuation, blocked: list[dict[str, str]], *, ended: bool)
 def _under_way(evacuation: Evacuation) -> int:
     rows = Operation.objects.filter(kind="instance_evacuate", state__in=states.OPERATION_OPEN)
     return rows.filter(input__evacuation=str(evacuation.id)).count()
-
-
-def _loaded(rows: QuerySet[Instance]) -> QuerySet[Instance]:
-    busy = Operation.objects.filter(target_type="instance", target_id=OuterRef("pk"), state__in=states.OPERATION_OPEN)
-    return rows.select_related("tenant", "flavor", "group").annotate(busy=Exists(busy))
-
-
-def _obstacle(instance: Instance, lost: Host) -> Fate | None:
-    """Return what keeps the guest from coming back, other than room."""
-    if instance.state in ("building", "deleting"):
-        return Fate(instance, None, "", "unsettled", f"It is {instance.state}; that ends first.")
-    if instance.busy:  # type: ignore[attr-defined]  # annotated by _loaded
-        return Fate(instance, None, "", "operation_open", "An operation on it is under way; that ends first.")
-    if not _storages(lost):
-        return Fate(instance, None, "", "storage_not_shared", "Its disk lies on this host alone.")
-    return None
-
-
-def _no_room(instance: Instance, refused: Refused) -> Fate:
-    return Fate(instance, None, "", "no_valid_host", " ".join(explain.operator_summary(refused.ranking)))
-
-
-def _storages(host: Host) -> frozenset[str]:
-    """Return the storage in which the host's guests have their disks; nothing where it lies in the host itself."""
-    told = host.facts.get("shared_storage_id")
-    return storages_of(host.pool) if told is None else frozenset({told} if told else ())
-
-
-def _request(instance: Instance, lost: Host, networks: frozenset[str]) -> Request:
-    """Return the guest as it would be asked for today."""
-    flavor, group = instance.flavor, instance.group
-    return Request(
-        kind=cast(Kind, instance.kind),
-        resources=Resources(
-            vcpus=0 if flavor.pinned else instance.vcpus,
-            memory_mib=0 if flavor.hugepages_kib else instance.memory_mib,
-            disk_gib=instance.disk_gib,
-        ),
-        pool_id=str(instance.pool_id),
-        cpu_models=cpu_models_of(flavor),
-        cpu_flags=frozenset(flavor.cpu_flags),
-        networks=networks,
-        storages=_storages(lost),
-        image=str(instance.image_id),
-        numa=numa_of(flavor),
-        group=str(group.id) if group else None,
-        group_rule=cast(GroupRule, group.rule) if group else "anti_affinity",
-        domain_limit=group.max_per_domain if group else None,
-    )
-
-
-def _networks(guests: list[Instance]) -> dict[uuid.UUID, frozenset[str]]:
-    found: dict[uuid.UUID, frozenset[str]] = {}
-    for instance_id, network_id in Port.unscoped.filter(instance__in=guests).values_list("instance_id", "network_id"):
-        found[instance_id] = found.get(instance_id, frozenset()) | {str(network_id)}
-    return found
-
-
-def _leaving(held: Allocation) -> Leaving:
-    shared = Resources(held.vcpus - held.dedicated_vcpus, held.memory_mib - held.dedicated_memory_mib, held.disk_gib)
-    return Leaving(held.host_id, shared, held.grant_id)
 
 
 def _row(fate: Fate) -> dict[str, str]:

@@ -146,6 +146,7 @@ ROWS: dict[str, Row] = {
     "pool_create": Row("POST", _at("pools"), _body(name="second", cidr="10.9.0.0/20")),
     "pool_show": Row("GET", _at("pools/lab")),
     "pool_capacity": Row("GET", _at("pools/lab/capacity")),
+    "pool_losses": Row("GET", _at("pools/lab/losses")),
     "pool_update": Row("PATCH", _at("pools/lab"), _body(vcpu_ratio=2)),
     "host_list": Row("GET", _at("hosts")),
     "host_create_join_token": Row("POST", _at("hosts/join-tokens"), _body(pool="lab")),

@@ -57,7 +57,7 @@ class LargeCloud:
 
 def fill_cloud(*, hosts: int, instances: int) -> LargeCloud:
     """Fill an empty database. Instances lie on hosts and in the leaves of the tree in turn, their sizes as SIZES says."""
-    pool = Pool.objects.create(name="main", vcpu_ratio=4.0)
+    pool = Pool.objects.create(name="main", vcpu_ratio=4.0, shared_storage_id="main")
     Network.objects.create(pool=pool, name="default", cidr="10.64.0.0/12", gateway="10.64.0.1", vni=5000)
     host = make_host(pool, vcpus=64, memory_mib=262_144, disk_gib=4096, name="bench-0", modes=("kvm", "lxc"))
     roots = [make_tenant(f"org-{number}") for number in range(ROOTS)]

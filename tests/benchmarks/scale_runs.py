@@ -162,6 +162,7 @@ def _api(cloud: LargeCloud, operator: User, person: User, leader: User) -> Itera
     yield Read("pools", "/api/v1/pools", all_of_it, LIST_MS)
     yield Read("grants", "/api/v1/grants", all_of_it, LIST_MS)
     yield Read("capacity of a pool", f"/api/v1/pools/{cloud.pool.id}/capacity", all_of_it, CAPACITY_MS)
+    yield Read("losses of a pool", f"/api/v1/pools/{cloud.pool.id}/losses", all_of_it, REPORT_MS)
     yield Read("usage, one leaf", "/api/v1/usage", leaf, REPORT_MS)
     yield Read("usage, whole cloud", "/api/v1/usage", all_of_it, REPORT_MS)
 
@@ -197,6 +198,7 @@ def _pages(cloud: LargeCloud, operator: User, person: User, leader: User) -> Ite
         "audit trail of a name": "/console/audit?q=small-12345",
     }.items():
         yield Read(f"console, {name}", path, console, CAPACITY_MS if name == "capacity" else PAGE_MS)
+    yield Read("console, losses", "/console/hosts/losses", console, REPORT_MS)
     yield Read("console, usage of the month", "/console/usage", console, REPORT_MS)
     for who, session in (("leaf", leaf), ("root", root)):
         yield Read(f"portal, dashboard of a {who}", "/", session, PAGE_MS)

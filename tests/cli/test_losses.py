@@ -35,3 +35,16 @@ def test_a_host_is_lost_and_taken_back(cli: Cli, world: World) -> None:
 
 def test_a_pool_is_told_what_a_loss_sets_going(cli: Cli, world: World) -> None:
     assert "yes    no" in cli("pool", "on-loss", "lab", "--fence", "--no-evacuate", "--as-operator").out
+
+
+def test_the_losses_of_a_pool_are_listed(cli: Cli, world: World) -> None:
+    cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait")
+    Instance.unscoped.update(state="active")
+    Operation.objects.update(state="succeeded", finished_at=timezone.now())
+    Host.objects.update(facts={"shared_storage_id": "one"})
+    ran = cli("pool", "losses", "lab", "--as-operator")
+    assert "web" in ran.out
+    assert "1 of 1 guests on 1 hosts would not come back" in ran.err + ran.out
+    assert (
+        cli("pool", "losses", "lab", "--as-operator", "-o", "json").json["worst"][0]["host"]["name"] == world.host.name
+    )

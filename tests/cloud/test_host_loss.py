@@ -31,23 +31,28 @@ def victim(running: RunningCloud) -> Iterator[LabHost]:
     _wait(lambda: _row(running, host)["observed_state"] == "up", 90)
 
 
+@pytest.mark.parametrize("fate", ["killed", pytest.param("cut off", marks=pytest.mark.long)])
 def test_nothing_before_the_fence_all_by_priority_after_it_and_never_a_second_copy(
-    running: RunningCloud, victim: LabHost, made: Callable[..., dict[str, Any]]
+    running: RunningCloud, victim: LabHost, made: Callable[..., dict[str, Any]], fate: str
 ) -> None:
     guests = _fill(running, victim, made)
     foreseen = running.read(running.operator.get(f"/hosts/{victim.name}/loss"))["guests"]
     returning = [row["instance"]["name"] for row in foreseen if row["host"]]
     assert {guest["name"] for guest in guests} <= set(returning), foreseen
 
-    # The node worker is cut off and the guests run on: what a partition looks like. They stay on the host's record of its own.
-    running.supervisor.stop(f"{victim.name}-node")
+    # Every process of it dies, guests too; or its node worker alone is cut off and the guests run on, as in a partition.
+    if fate == "killed":
+        running.lab("kill", victim.name)
+    else:
+        running.supervisor.stop(f"{victim.name}-node")
+    here = [] if fate == "killed" else [victim.name]
     _wait(lambda: _row(running, victim)["observed_state"] == "down", DOWN_SECONDS)
     early = running.operator.post(f"/hosts/{victim.name}/actions/evacuate", json={})
     assert (early.status_code, early.json()["code"]) == (409, "invalid_state")
     watched = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < watched:
         for guest in guests:
-            assert _homes(running, guest) == [victim.name], "started elsewhere before any fence"
+            assert _homes(running, guest) == here, "started elsewhere before any fence"
         time.sleep(1)
 
     running.read(running.operator.post(f"/hosts/{victim.name}/actions/fence", json={"reason": "test"}), status=202)
@@ -61,11 +66,10 @@ def test_nothing_before_the_fence_all_by_priority_after_it_and_never_a_second_co
     print(f"{len(guests)} guests came back {time.monotonic() - proved:.1f} s after the proof")
     assert time.monotonic() - proved < BACK_SECONDS
     orders = {
-        row["target"]["name"]: row["created_at"]
+        row["target"]["id"]: row["created_at"]
         for row in running.read(running.operator.get("/operations", params={"kind": "instance_evacuate"}))["items"]
     }
-    by_order = sorted((guest["name"] for guest in guests), key=lambda name: str(orders[name]))
-    assert by_order == [guest["name"] for guest in guests], "by priority"
+    assert sorted(guests, key=lambda guest: str(orders[guest["id"]])) == guests, "by priority"
     for guest in guests:
         assert len(_homes(running, guest)) == 1
 

@@ -31,6 +31,7 @@ def _pages(cloud: Cloud) -> list[str]:
         "/console/",
         "/console/hosts",
         "/console/hosts/join",
+        "/console/hosts/losses",
         f"/console/hosts/{cloud.host.id}",
         f"/console/hosts/{cloud.host.id}/loss",
         "/console/pools",

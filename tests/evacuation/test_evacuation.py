@@ -13,10 +13,11 @@ from compute.node.drivers.faults import Fault
 from compute.reconcilers import evacuations, instances
 from compute.sagas.engine import take_turn
 from compute.selectors.invariants import check_all
-from compute.services.evacuations import evacuate_host, foresee_loss
+from compute.services.evacuations import evacuate_host
 from compute.services.evacuations import take_turn as evacuation_turn
 from compute.services.groups import create_group
 from compute.services.instances_power import stop_instance
+from compute.services.loss_forecast import foresee_loss
 from tenants.models import AuditEvent, Quota, UsageSegment
 from tests.evacuation.conftest import LossyPool
 from tests.factories.compute import make_flavor, make_host

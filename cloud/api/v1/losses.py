@@ -15,10 +15,12 @@ from cloud.api.v1.instances import InstanceAnswer, NamedAnswer, show_instance
 from compute import states
 from compute.models import Host
 from compute.selectors.instances import get_instance
-from compute.selectors.lookup import find_host
+from compute.selectors.lookup import find_host, find_pool
 from compute.selectors.losses import LossState, loss_state
-from compute.services.evacuations import Fate, evacuate_host, foresee_loss, prioritize_instance
+from compute.services.evacuations import evacuate_host, prioritize_instance
 from compute.services.fences import fence_host, return_host
+from compute.services.loss_forecast import PoolLosses, foresee_loss, foresee_losses
+from compute.services.lost_guests import Fate
 from tenants.services.access import authorize
 
 OBSTACLES: Final = ("no_valid_host", "operation_open", "storage_not_shared", "unsettled")
@@ -72,6 +74,21 @@ class LossAnswer(Answer):
     guests = FateAnswer(many=True, help_text="in the order in which they come back were it lost now")
 
 
+class HostLossAnswer(Answer):
+    host = NamedAnswer()
+    guests = serializers.IntegerField()
+    looked_at = serializers.BooleanField(help_text="false: nobody has gone through its guests; ask for its own loss")
+    staying = FateAnswer(many=True, help_text="who would not come back")
+
+
+class PoolLossesAnswer(Answer):
+    pool = NamedAnswer()
+    hosts = serializers.IntegerField()
+    guests = serializers.IntegerField()
+    staying = serializers.IntegerField(help_text="guests that would not come back were their host lost now")
+    worst = HostLossAnswer(many=True, help_text="hosts that would keep guests, or that were not gone through")
+
+
 class FenceInput(StrictSerializer):
     statement = Text(
         required=False, max_length=500, help_text="your word that it is off, and how you know; left out: the driver's"
@@ -92,6 +109,13 @@ class Losses(Door):
     def show(self, call: Call, reference: str) -> Response:
         """Where each of its guests would come back were it lost now, and why the others would not."""
         return Response(self._foreseen(call, reference))
+
+    @route("pool_losses", permission="host.read", answer=PoolLossesAnswer)
+    def of_pool(self, call: Call, reference: str) -> Response:
+        """For each host of the pool, which guests would not come back were it lost now, and why. All others would."""
+        authorize(call.actor, "host.read", None)
+        found: PoolLosses = foresee_losses(actor=call.actor, pool=find_pool(as_reference(reference)))
+        return Response(call.render(PoolLossesAnswer, found))
 
     @route("host_fence", permission="host.fence", body=FenceInput, answer=FenceAnswer, status=202)
     def fence(self, call: Call, reference: str) -> Response:

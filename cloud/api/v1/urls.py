@@ -44,6 +44,7 @@ urlpatterns = [
     _collection("users/<str:reference>", Users, get="retrieve", patch="partial_update"),
     _collection("pools", Pools, get="list", post="create"),
     _collection("pools/<str:reference>", Pools, get="retrieve", patch="partial_update"),
+    _collection("pools/<str:reference>/losses", Losses, get="of_pool"),
     _collection("pools/<str:reference>/capacity", Pools, get="capacity"),
     _collection("hosts", Hosts, get="list"),
     _collection("hosts/join-tokens", Hosts, post="create_join_token"),

@@ -46,6 +46,7 @@ FATE_COLUMNS = {
     "comes_back_on": "host",
     "why_not": "message",
 }
+STAYING_COLUMNS = {"host": "at", "guest": "instance.name", "tenant": "tenant.name", "why_not": "message"}
 AMOUNT_COLUMNS = {
     "resource": "resource",
     "capacity": "capacity",
@@ -221,6 +222,20 @@ def list_pools(session: Session) -> None:
 def show_pool(session: Session, name: Name) -> None:
     """All about one pool."""
     session.one(session.client.get("pools/" + quoted(name)))
+
+
+@command(pool_app, "losses")
+def show_losses(session: Session, name: Name) -> None:
+    """Which guests would not come back were their host lost now, and why; for operators."""
+    found = session.client.get(f"pools/{quoted(name)}/losses")
+    if session.output in ("json", "yaml"):
+        session.one(found)
+        return
+    rows = [{"at": loss["host"]["name"], **fate} for loss in found["worst"] for fate in loss["staying"]]
+    session.rows(rows, STAYING_COLUMNS)
+    session.say(f"{found['staying']} of {found['guests']} guests on {found['hosts']} hosts would not come back")
+    if unknown := [loss["host"]["name"] for loss in found["worst"] if not loss["looked_at"]]:
+        session.say(f"not gone through: {', '.join(unknown)} (cenote host loss NAME)")
 
 
 @command(pool_app, "on-loss")

@@ -7,15 +7,18 @@ import uuid
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
 from cloud.console.guard import for_operators
 from cloud.pages.live import render_live
 from compute.fencing.registry import driver_of
+from compute.models import Pool
+from compute.selectors.lookup import find_pool
 from compute.selectors.losses import loss_state
-from compute.services.evacuations import evacuate_host, foresee_loss
+from compute.services.evacuations import evacuate_host
 from compute.services.fences import fence_host, return_host
+from compute.services.loss_forecast import foresee_loss, foresee_losses
 from tenants.services.access import Actor
 
 
@@ -32,6 +35,18 @@ def show(request: HttpRequest, actor: Actor, host_id: uuid.UUID) -> HttpResponse
         "driver": driver_of(settings.FENCING_FILE, host.name),
     }
     return render_live(request, "console/hosts/loss.html", "console/hosts/_loss.html", context)
+
+
+@require_safe
+@for_operators
+def index(request: HttpRequest, actor: Actor) -> HttpResponse:
+    """One pool, each of its hosts; `?pool=` chooses it by name."""
+    pools = list(Pool.objects.order_by("name"))
+    context: dict[str, object] = {"pools": pools}
+    if pools:
+        pool = find_pool(request.GET["pool"]) if request.GET.get("pool") else pools[0]
+        context |= {"pool": pool, "found": foresee_losses(actor=actor, pool=pool)}
+    return render(request, "console/hosts/losses.html", context)
 
 
 @require_POST
