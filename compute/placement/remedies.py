@@ -16,7 +16,8 @@ from compute.placement.give_back import quota_amounts
 from compute.placement.reservations import Reservation
 from compute.scheduler import remedies as scheduler
 from compute.scheduler.batch import plan_batch
-from compute.scheduler.capacity import room
+from compute.scheduler.losses import Guest as Movable
+from compute.scheduler.make_room import cheapest_moves
 from compute.scheduler.model import RESOURCES, UNITS, HostState, Policy, Request, Resource, Resources
 from compute.scheduler.ranking import rank
 from compute.scheduler.remedies import Change
@@ -26,7 +27,8 @@ from tenants.services.quota_forecast import QuotaEffect
 
 _OFFERED: Final = 12
 _MOVES_OFFERED: Final = 3
-_MOVES_TRIED: Final = 8
+_MOVES_MOST: Final = 3
+_MOVES_TRIED: Final = 24
 _WORDS: Final[Mapping[str, str]] = {
     "instances": "instances",
     "vcpus": "vCPU",
@@ -52,13 +54,14 @@ class RaiseLimit:
 
 @dataclass(frozen=True, slots=True)
 class MoveInstance:
-    """Move a guest of `tenant_id` from one host to another. Hosts are told to operators alone."""
+    """Move a guest of `tenant_id`, with so much memory to copy, from one host to another. Hosts are told to operators alone."""
 
     instance_id: str
     instance: str
     tenant_id: str
     from_host: str = ""
     to_host: str = ""
+    memory_mib: int = 0
     kind: str = "move_instance"
 
 
@@ -305,30 +308,28 @@ def _bases(case: Case) -> list[tuple[AnyChange, ...]]:
         bases += [(Change("pool", pool=pool),) for pool in sorted(case.addresses) if pool != case.request.pool_id]
         bases += [(Change("fewer", "instances", case.count, free),)] if free else []
     elif not _fits(case, case.snapshot, case.request, case.count):
-        bases += [(move,) for move in _moves(case)]
+        bases += _moves(case)
     return bases or [()]
 
 
-def _moves(case: Case) -> Iterator[MoveInstance]:
-    """Yield moves of one guest that would make room, the smallest guests first; a few are tried."""
-    asked, making = case.request.resources, []
-    for guest in case.guests:
-        row = case.snapshot.row_of[guest.host_id]
-        lacks = [
-            getattr(asked, name) - int(room(case.snapshot.capacity[name][row], case.snapshot.used[name][row]))
-            for name in RESOURCES
-        ]
-        size = guest.request.resources
-        if all(getattr(size, name) >= lack for name, lack in zip(RESOURCES, lacks, strict=True)):
-            making.append((_fill(size, asked)[::-1], guest.id, guest))
-    offered = 0
-    for _, _, guest in sorted(making, key=lambda item: item[:2])[:_MOVES_TRIED]:
-        elsewhere = replace(guest.request, forbidden_hosts=frozenset({guest.host_id}))
-        candidates = rank(case.snapshot, elsewhere, case.policy).candidates
-        if candidates and offered < _MOVES_OFFERED:
-            offered += 1
-            source = case.snapshot.hosts[case.snapshot.row_of[guest.host_id]].name
-            yield MoveInstance(guest.id, guest.name, guest.tenant_id, source, candidates[0].host_name)
+def _moves(case: Case) -> Iterator[tuple[MoveInstance, ...]]:
+    """Yield sets of guests that would make room by leaving their host, those with least memory to copy first."""
+    by_id = {guest.id: guest for guest in case.guests}
+    movable = [Movable(guest.id, guest.host_id, guest.request) for guest in case.guests]
+    name_of = {host.id: host.name for host in case.snapshot.hosts}
+    found = cheapest_moves(case.snapshot, case.request, case.policy, movable, most=_MOVES_MOST, tried=_MOVES_TRIED)
+    for moves in itertools.islice(found, _MOVES_OFFERED):
+        yield tuple(
+            MoveInstance(
+                guest.id,
+                by_id[guest.id].name,
+                by_id[guest.id].tenant_id,
+                name_of[guest.host_id],
+                name_of[target],
+                guest.request.size.memory_mib,
+            )
+            for guest, target in moves
+        )
 
 
 def _moved(case: Case, snapshot: Snapshot, move: MoveInstance) -> Snapshot | None:
@@ -451,6 +452,6 @@ def _words(change: AnyChange, pool_names: Mapping[str, str]) -> str:
             return f"raise the quota {whose} {amount}"
         case MoveInstance():
             places = f" from {change.from_host} to {change.to_host}" if change.to_host else " to another host"
-            return f"move the instance {change.instance}{places}"
+            return f"move the instance {change.instance} ({change.memory_mib} MiB of memory){places}"
         case _:
             return scheduler.words(change, pool_names)

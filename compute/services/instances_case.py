@@ -77,9 +77,12 @@ def _reservation(pool_id: uuid.UUID, tenant: Tenant) -> Reservation | None:
 
 
 def _guests(snapshot: Snapshot, request: Request) -> list[Guest]:
-    """Return the active guests of the hosts that lack room and nothing else, of the few that lack least."""
+    """Return the active guests of the hosts that lack room and nothing else, of the few that lack least.
+
+    Not those of a group, whose rule speaks of where the others are, nor those with CPUs or pages of their own.
+    """
     short = hosts_short_of_room(snapshot, request, most=_HOSTS_ASKED)
-    movable = {"flavor__pinned": False, "flavor__numa_nodes": 0, "flavor__hugepages_kib": 0}
+    movable = {"group": None, "flavor__pinned": False, "flavor__numa_nodes": 0, "flavor__hugepages_kib": 0}
     active = Instance.unscoped.filter(state="active", host__in=map(uuid.UUID, short), **movable).select_related(
         "flavor"
     )

@@ -10,7 +10,7 @@ import pytest
 from django.db import transaction
 
 from compute.errors import NoAddressLeft, NoValidHost
-from compute.models import Decision, Host, HostRoster, Instance, Network
+from compute.models import Decision, Group, Host, HostRoster, Instance, Network
 from compute.placement.kept import KEPT
 from compute.scheduler.model import Policy, Ranking, Request, Resources
 from compute.scheduler.ranking import rank
@@ -181,18 +181,69 @@ def test_moving_a_guest_is_offered_to_those_who_may_know_it(owner: Actor, tenant
     with pytest.raises(NoValidHost) as refused:
         _create(owner, tenant, name="big", flavor="three")
     sentences = [remedy["sentence"] for remedy in refused.value.data["remedies"]]
-    assert "Move the instance mine to another host." in sentences
+    assert "Move the instance mine (256 MiB of memory) to another host." in sentences
     assert "theirs" not in str(refused.value.data)
     assert "lab-2" not in str(refused.value.data)
     decision = Decision.unscoped.get(outcome="refused")
     told = [remedy["sentence"] for remedy in shown_remedies(decision=decision, visible=ALL)]
     name = Host.objects.get(id=foreign.host_id).name
     other = "lab-28" if name == "lab-29" else "lab-29"
-    assert f"Move the instance theirs from {name} to {other}." in told
+    assert f"Move the instance theirs (256 MiB of memory) from {name} to {other}." in told
     with transaction.atomic():  # the move, as the books would have it
         Host.objects.filter(name=name).update(used_vcpus=0, used_memory_mib=0, used_disk_gib=0)
         Host.objects.filter(name=other).update(used_vcpus=2, used_memory_mib=512, used_disk_gib=2)
     _create(owner, tenant, name="big", flavor="three")
+
+
+def test_several_guests_are_moved_where_one_does_not_do(owner: Actor, tenant: Tenant) -> None:
+    """lab-28 with two guests of 1 vCPU and lab-29 with another's are to take 3: both of lab-28 go, or the one of lab-29."""
+    Host.objects.exclude(name="lab-28").update(admin_state="disabled")
+    make_flavor("one", vcpus=1, memory_mib=256)
+    make_flavor("three", vcpus=3, memory_mib=256)
+    stranger = make_tenant("rival")
+    for name in ("left", "right"):
+        _create(owner, tenant, name=name, flavor="one")
+    Host.objects.filter(name="lab-28").update(admin_state="disabled")
+    Host.objects.filter(name="lab-29").update(admin_state="enabled")
+    _create(make_actor("owner", stranger), stranger, name="theirs", flavor="one")
+    Host.objects.filter(name="lab-28").update(admin_state="enabled")
+    Instance.unscoped.update(state="active")
+    with pytest.raises(NoValidHost) as refused:
+        _create(owner, tenant, name="big", flavor="three")
+    moves = [
+        [(change["instance"], change["memory_mib"]) for change in remedy["changes"]]
+        for remedy in refused.value.data["remedies"]
+        if remedy["changes"][0]["kind"] == "move_instance"
+    ]
+    assert moves == [[("left", 256), ("right", 256)]]
+    assert "lab-2" not in str(refused.value.data)
+    told = [
+        remedy["sentence"]
+        for remedy in shown_remedies(decision=Decision.unscoped.get(outcome="refused"), visible=ALL)
+        if "move" in remedy["sentence"].lower()
+    ]
+    assert told == [
+        "Move the instance theirs (256 MiB of memory) from lab-29 to lab-28.",
+        "Move the instance left (256 MiB of memory) from lab-28 to lab-29 "
+        "and move the instance right (256 MiB of memory) from lab-28 to lab-29.",
+    ]
+
+
+def test_a_guest_with_a_rule_of_its_group_is_not_offered_to_be_moved(owner: Actor, tenant: Tenant) -> None:
+    Host.objects.exclude(name__in=["lab-28", "lab-29"]).update(admin_state="disabled")
+    make_flavor("one", vcpus=1, memory_mib=256)
+    make_flavor("three", vcpus=3, memory_mib=256)
+    for name in ("left", "right"):
+        _create(owner, tenant, name=name, flavor="one")
+    Instance.unscoped.update(state="active")
+    Instance.unscoped.filter(name="left").update(
+        group=Group.unscoped.create(tenant=tenant, name="apart", rule="anti_affinity")
+    )
+    with pytest.raises(NoValidHost) as refused:
+        _create(owner, tenant, name="big", flavor="three")
+    named = {change.get("instance") for remedy in refused.value.data["remedies"] for change in remedy["changes"]}
+    assert "right" in named
+    assert "left" not in named
 
 
 def test_a_forecast_names_the_price_of_all_instances_in_an_hour(owner: Actor, tenant: Tenant) -> None:

@@ -21,6 +21,7 @@ ALLOWED = {
     "fractions",
     "functools",
     "hashlib",
+    "heapq",
     "json",
     "itertools",
     "math",
