@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from compute.node.drivers.base import Driver, DriverError, Never, RetryLater, Unknown
-from compute.wire import WIRE_VERSION, Call, CallAnswer, CallError, InstanceSpec, Outcome, WireError
+from compute.wire import WIRE_VERSION, Call, CallAnswer, CallError, InstanceSpec, MigrationJob, Outcome, WireError
 
 Method = Callable[[Driver, Call], dict[str, Any]]
 
@@ -40,6 +40,26 @@ def _remove(driver: Driver, call: Call) -> dict[str, Any]:
     return {}
 
 
+def _receive(driver: Driver, call: Call) -> dict[str, Any]:
+    storage_id = call.arguments.get("storage_id")
+    if not isinstance(storage_id, str):
+        raise WireError("storage_id has to be a text")
+    return driver.receive(_spec(call), storage_id=storage_id).to_json()
+
+
+def _migrate(driver: Driver, call: Call) -> dict[str, Any]:
+    job = MigrationJob.from_json(call.arguments.get("job"))
+    return driver.migrate(_spec(call), job, stop=_flag(call, "stop")).to_json()
+
+
+def _look(driver: Driver, call: Call) -> dict[str, Any]:
+    return driver.look(call.target_id).to_json()
+
+
+def _adopt(driver: Driver, call: Call) -> dict[str, Any]:
+    return {"power": driver.adopt(_spec(call), token=call.token, resume=_flag(call, "resume"))}
+
+
 def _withdraw(driver: Driver, call: Call) -> dict[str, Any]:
     driver.withdraw(
         call.target_id,
@@ -66,6 +86,10 @@ METHODS: dict[str, Method] = {
     "instance.reboot": _reboot,
     "instance.resize": _resize,
     "instance.remove": _remove,
+    "instance.receive": _receive,
+    "instance.migrate": _migrate,
+    "instance.look": _look,
+    "instance.adopt": _adopt,
     "instance.withdraw": _withdraw,
     "instance.console_log": _console_log,
     "host.prove": _prove,
@@ -74,13 +98,15 @@ METHODS: dict[str, Method] = {
 # How many calls run at once, by what they mostly do. A lane that is full never holds up another one: a guest that takes
 # its minute to stop, or a proof, must not keep an instance from starting. (libvirt's own limit on requests is the
 # driver's to keep; most of a `waiting` call is sleep.)
-LANES: dict[str, int] = {"quick": 4, "building": 3, "waiting": 6}
+LANES: dict[str, int] = {"quick": 4, "building": 3, "waiting": 6, "moving": 4}
 CALLS_AT_ONCE = sum(LANES.values())
 _LANE_OF = {
     "instance.prepare": "building",
     "instance.resize": "building",
     "instance.stop": "waiting",
     "instance.reboot": "waiting",
+    "instance.receive": "building",
+    "instance.migrate": "moving",
     "host.prove": "waiting",
 }
 

@@ -103,6 +103,16 @@ keepalive_count = 5
     )
 
 
+def lend_certificate(files: HostFiles) -> None:
+    """Let guests' memory travel under the certificate with which the host's daemon speaks: QEMU looks for it elsewhere."""
+    daemon, guests = files.etc_pki / "libvirt", files.etc_pki / "qemu"
+    guests.mkdir(parents=True, exist_ok=True)
+    write(guests / "ca-cert.pem", (files.etc_pki / "CA" / "cacert.pem").read_text())
+    for side in ("server", "client"):
+        write(guests / f"{side}-cert.pem", (daemon / f"{side}cert.pem").read_text())
+        write(guests / f"{side}-key.pem", (daemon / "private" / f"{side}key.pem").read_text(), mode=0o600)
+
+
 def join(
     *,
     files: HostFiles,
@@ -125,6 +135,7 @@ def join(
     for side in ("server", "client"):
         write(files.etc_pki / "libvirt" / f"{side}cert.pem", answer["cert_pem"])
         write(files.etc_pki / "libvirt" / "private" / f"{side}key.pem", key_pem.decode(), mode=0o600)
+    lend_certificate(files)
     write_libvirt(files, lab=lab)
     env = {
         "CENOTE_NODE_ID": answer["host_id"],

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from deploy.labhosts import namespaces
-from deploy.labhosts.join import HostFiles, Slice, join, joined, note_code, write_libvirt
+from deploy.labhosts.join import HostFiles, Slice, join, joined, lend_certificate, note_code, write_libvirt
 from deploy.labhosts.namespaces import LabHost
 from deploy.steps.control import manage
 from deploy.steps.files import write
@@ -108,6 +108,7 @@ def start_libvirt(place: Place, supervisor: Supervisor, host: LabHost, *, count:
             lab=True,
         )
     note_code(files, code=REPO, venv=place.venv)
+    lend_certificate(files)
     write_libvirt(files, lab=True)
     changed = supervisor.configure(host.name, programs(host))
     if changed:

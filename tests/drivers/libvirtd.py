@@ -105,6 +105,9 @@ class PlainBridge:
         self.host.run("ip", "link", "set", bridge, "up")
         self.ports[nic.device] = nic
 
+    def announce_port(self, device: str) -> None:
+        pass
+
     def reached(self) -> tuple[str, ...] | None:
         return tuple(sorted({nic.network.id for nic in self.ports.values()}))
 

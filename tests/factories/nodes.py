@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Any
 
 from django.utils import timezone
 
 from compute.models import Host, Operation
-from compute.node.drivers.base import Never, RetryLater, Unknown
-from compute.node.drivers.fake import FakeDriver, FakeHost
+from compute.node.drivers.fake import FakeDriver, FakeHost, FakeWire
 from compute.node.drivers.settings import DriverSettings
+from compute.node.methods import execute
 from compute.sagas.engine import take_turn
 from compute.services import nodes
-from compute.wire import Call, CallAnswer, CallError, HostReport, InstanceSpec
+from compute.wire import Call, CallAnswer, HostReport
 
 
 class PlayedHost:
@@ -38,38 +37,7 @@ class PlayedHost:
         return len(calls)
 
     def execute(self, call: Call) -> CallAnswer:
-        try:
-            result = self._do(call)
-        except (Never, RetryLater, Unknown) as error:
-            outcome = {Never: "never", RetryLater: "retry", Unknown: "unknown"}[type(error)]
-            return CallAnswer(call.id, call.token, outcome, error=CallError(error.code, str(error)))  # type: ignore[arg-type]
-        return CallAnswer(call.id, call.token, "done", result=result)
-
-    def _do(self, call: Call) -> dict[str, Any]:
-        driver, arguments = self.driver, call.arguments
-        if call.method == "instance.prepare":
-            driver.prepare(InstanceSpec.from_json(arguments["spec"]))
-            return {}
-        if call.method == "instance.start":
-            return {"power": driver.start(InstanceSpec.from_json(arguments["spec"]), token=call.token)}
-        if call.method == "instance.stop":
-            return {"power": driver.stop(call.target_id, graceful_seconds=arguments["graceful_seconds"])}
-        if call.method == "instance.reboot":
-            spec = InstanceSpec.from_json(arguments["spec"])
-            return {"power": driver.reboot(spec, token=call.token, graceful_seconds=arguments["graceful_seconds"])}
-        if call.method == "instance.resize":
-            driver.resize(InstanceSpec.from_json(arguments["spec"]), token=call.token)
-            return {}
-        if call.method == "instance.remove":
-            driver.remove(call.target_id)
-            return {}
-        if call.method == "instance.withdraw":
-            driver.withdraw(call.target_id, **arguments)
-            return {}
-        if call.method == "instance.console_log":
-            return {"text": driver.console_log(call.target_id, max_bytes=arguments["max_bytes"]).decode()}
-        assert call.method == "host.prove", call.method
-        return driver.prove().to_json()
+        return execute(self.driver, call)
 
     def beat(self, *, listing: bool = True) -> None:
         """Send a heartbeat with what the fake host shows."""
@@ -86,16 +54,20 @@ class PlayedHost:
             self.driver.weigh(answer.shares)
 
 
-def play(host: Host, folder: Path, *, beside: PlayedHost | None = None) -> PlayedHost:
-    """Put a fake hypervisor behind a host row; `beside` another one it sees that one's storage."""
+def play(host: Host, folder: Path, *, wire: FakeWire | None = None, beside: PlayedHost | None = None) -> PlayedHost:
+    """Put a fake hypervisor behind a host row. Guests migrate between those that share a `wire`, and see one storage.
+
+    `beside` another one it sees that one's storage, and no guest can migrate.
+    """
     settings = DriverSettings(
         shared_dir=folder,
         local_dir=folder / "local",
         vcpus=host.total_vcpus,
         memory_mib=host.total_memory_mib,
         disk_gib=host.total_disk_gib,
+        underlay_address=str(host.address),
     )
-    machine = FakeHost() if beside is None else FakeHost(disks=beside.driver.host.disks)
+    machine = FakeHost(wire=wire) if beside is None else FakeHost(disks=beside.driver.host.disks)
     return PlayedHost(host, FakeDriver(settings, machine))
 
 

@@ -14,18 +14,25 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
+from typing import Final
 
 from compute.wire import (
+    DomainLook,
     DomainReport,
     HostInventory,
     HostProof,
     InstanceSpec,
     Kind,
+    MigrationJob,
+    MigrationStatus,
     PartitionReport,
     PowerState,
+    Readiness,
     TenantShares,
     VirtMode,
 )
+
+MIGRATE_WAIT_SECONDS: Final = 2.0
 
 
 class DriverError(Exception):
@@ -144,6 +151,36 @@ class Driver(abc.ABC):
 
         Works from the id alone, also when `prepare` died half way. Touches only domains with Cenote's metadata for
         this id; raises Never("foreign_domain") where another domain has it as UUID.
+        """
+
+    @abc.abstractmethod
+    def receive(self, spec: InstanceSpec, *, storage_id: str) -> Readiness:
+        """Ensure that the instance can arrive here: ports with their filters, its partition, what is local to a host.
+
+        `storage_id` is the storage's that its disks lie in at the source. Names every obstacle, and makes nothing where
+        there is one: storage_not_shared, disk_missing, runs_here, foreign_domain, cells_refused, not_a_vm.
+        Raises RetryLater.
+        """
+
+    @abc.abstractmethod
+    def migrate(self, spec: InstanceSpec, job: MigrationJob, *, stop: bool) -> MigrationStatus:
+        """Ensure that the job was begun, tend it, and return how far it is; with `stop` end it while that is possible.
+
+        Waits up to MIGRATE_WAIT_SECONDS for its end, so asking again at once is no busy loop. A job is begun once: a
+        later driver of the same host finds it running, or how it ended. Its failure is a status, not an error; after
+        it has ended, the answer stays the same until the instance is withdrawn or another job begins. The domain's
+        definition stays at the source and is none at the destination until `adopt`. Raises Unknown, RetryLater.
+        """
+
+    @abc.abstractmethod
+    def look(self, instance_id: str) -> DomainLook:
+        """Look at one domain now. Raises Unknown when the daemon does not answer, which says nothing of the guest."""
+
+    @abc.abstractmethod
+    def adopt(self, spec: InstanceSpec, *, token: int, resume: bool) -> PowerState:
+        """Ensure that what arrived here is this host's: defined from `spec`, `token` in its metadata, weighed, reachable.
+
+        A paused guest is set going only with `resume`. Raises Never("domain_absent" | "definition_refused").
         """
 
     @abc.abstractmethod

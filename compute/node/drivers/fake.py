@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from compute.node.drivers.base import Capabilities, Driver, Never, RetryLater, Unknown
 from compute.node.drivers.cpus import check_cells
@@ -32,14 +32,18 @@ from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import read_marker
 from compute.wire import (
     NORMAL_SHARES,
+    DomainLook,
     DomainReport,
     HostInventory,
     HostProof,
     InstanceSpec,
+    MigrationJob,
+    MigrationStatus,
     NumaCell,
     PartitionReport,
     PowerState,
     ProofStep,
+    Readiness,
     TenantShares,
     partition_name,
 )
@@ -49,12 +53,16 @@ STEPS: Final[dict[str, tuple[str, ...]]] = {
     "start": ("start.define", "start.boot"),
     "stop": ("stop.ask", "stop.cut"),
     "resize": ("resize.define", "resize.disk"),
+    "receive": ("receive.ports",),
+    "migrate": ("migrate.begin", "migrate.copy"),
+    "adopt": ("adopt.define", "adopt.resume"),
     "remove": ("remove.cut", "remove.undefine", "remove.ports", "remove.disk"),
     "withdraw": ("withdraw.cut", "withdraw.undefine", "withdraw.local"),
 }
 METHODS: Final = (
     *("inventory", "prove", "list_domains", "list_disks", "list_partitions", "weigh", "prepare"),
     *("start", "stop", "reboot", "resize", "remove", "withdraw", "console_log"),
+    *("receive", "migrate", "look", "adopt"),
 )
 
 
@@ -82,8 +90,50 @@ class FakePartition:
 
 
 @dataclass(slots=True)
+class FakeJob:
+    """A live migration away from a host. `questions` are still answered with "it is going on" before it ends."""
+
+    id: str
+    destination_address: str
+    questions: int
+    end: MigrationStatus | None = None
+
+    @classmethod
+    def read(cls, data: dict[str, Any]) -> FakeJob:
+        """Read what a state file holds of it."""
+        end = data["end"]
+        return cls(**{**data, "end": None if end is None else MigrationStatus.from_json(end)})
+
+
+@dataclass(slots=True)
+class FakeWire:
+    """What joins the fake hosts of one process: guests get over it from one to another, and all see one storage."""
+
+    hosts: dict[str, FakeHost] = field(default_factory=dict)  # by underlay address
+    disks: dict[str, FakeDisk] = field(default_factory=dict)
+    state_file: Path | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+
+    @classmethod
+    def load(cls, state_file: Path) -> FakeWire:
+        """Read the storage back from its file, or begin an empty one."""
+        wire = cls(state_file=state_file)
+        with contextlib.suppress(FileNotFoundError):
+            wire.disks = _read_disks(json.loads(state_file.read_text("utf-8")))
+        return wire
+
+    def save(self) -> None:
+        """Write the storage's file, whole or not at all."""
+        if self.state_file is not None:
+            _write_whole(self.state_file, {key: dataclasses.asdict(value) for key, value in self.disks.items()})
+
+
+@dataclass(slots=True)
 class FakeHost:
-    """The machine that a fake driver drives. Share one between drivers to play a restart of the node worker."""
+    """The machine that a fake driver drives. Share one between drivers to play a restart of the node worker.
+
+    Guests migrate between hosts that share a `wire`, in whose file the disks are then.
+    """
 
     disks: dict[str, FakeDisk] = field(default_factory=dict)
     domains: dict[str, DomainReport] = field(default_factory=dict)
@@ -98,17 +148,25 @@ class FakeHost:
     networks: tuple[str, ...] | None = None  # None: nobody looks
     images: set[str] = field(default_factory=set)  # used here before
     numa: tuple[NumaCell, ...] = ()
+    wire: FakeWire | None = None
+    jobs: dict[str, FakeJob] = field(default_factory=dict)  # by instance: its newest job away from here
+    job_questions: int = 0  # how often a job that begins here says that it is going on
+    expected: set[str] = field(default_factory=set)  # instances that were received, and have not arrived yet
+    arrived: set[str] = field(default_factory=set)  # that run here without a definition, or are still coming
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        if self.wire is not None:
+            self.disks = self.wire.disks
+
     @classmethod
-    def load(cls, state_file: Path) -> FakeHost:
+    def load(cls, state_file: Path, *, wire: FakeWire | None = None) -> FakeHost:
         """Read a host back from its state file, or begin an empty one."""
-        host = cls(state_file=state_file)
+        host = cls(state_file=state_file, wire=wire)
         with contextlib.suppress(FileNotFoundError):
             data = json.loads(state_file.read_text("utf-8"))
-            host.disks = {
-                key: FakeDisk(**{**value, "ports": tuple(value["ports"])}) for key, value in data["disks"].items()
-            }
+            if wire is None:
+                host.disks = _read_disks(data["disks"])
             host.domains = {key: DomainReport.from_json(value) for key, value in data["domains"].items()}
             host.foreign = {key: DomainReport.from_json(value) for key, value in data["foreign"].items()}
             host.faults = [Fault.from_json(value) for value in data["faults"]]
@@ -117,14 +175,20 @@ class FakeHost:
             host.places = data.get("places", {})
             host.shares = data.get("shares", {})
             host.images = set(data.get("images", ()))
+            host.jobs = {key: FakeJob.read(value) for key, value in data.get("jobs", {}).items()}
+            host.expected = set(data.get("expected", ()))
+            host.arrived = set(data.get("arrived", ()))
         return host
 
     def save(self) -> None:
         """Write the state file, whole or not at all. Without a file the host lives as long as the process."""
+        if self.wire is not None:
+            self.wire.save()
         if self.state_file is None:
             return
+        disks = {} if self.wire is not None else self.disks
         data = {
-            "disks": {key: dataclasses.asdict(value) for key, value in self.disks.items()},
+            "disks": {key: dataclasses.asdict(value) for key, value in disks.items()},
             "domains": {key: value.to_json() for key, value in self.domains.items()},
             "foreign": {key: value.to_json() for key, value in self.foreign.items()},
             "faults": [fault.to_json() for fault in self.faults],
@@ -133,10 +197,26 @@ class FakeHost:
             "places": self.places,
             "shares": self.shares,
             "images": sorted(self.images),
+            "jobs": {key: dataclasses.asdict(value) for key, value in self.jobs.items()},
+            "expected": sorted(self.expected),
+            "arrived": sorted(self.arrived),
         }
-        part = self.state_file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(data), "utf-8")
-        part.replace(self.state_file)
+        _write_whole(self.state_file, data)
+
+    def forget_moves(self, instance_id: str) -> None:
+        """Forget that the instance was to come, came or left."""
+        self.jobs.pop(instance_id, None)
+        self.expected.discard(instance_id)
+        self.arrived.discard(instance_id)
+
+    def enter_partition(self, spec: InstanceSpec) -> None:
+        """Put the instance into its tenant's partition, which is made where there is none."""
+        names = [partition_name(tenant) for tenant in spec.partition]
+        for end in range(1, len(names) + 1):
+            shares = self.shares.get(names[end - 1], NORMAL_SHARES)
+            self.partitions.setdefault("/".join(names[:end]), FakePartition(shares))
+        if names:
+            self.places[spec.id] = "/".join(names)
 
     def inject(self, *faults: Fault) -> None:
         """Add faults; they strike in the order given."""
@@ -158,6 +238,8 @@ class FakeDriver(Driver):
         self._delay = delay_seconds
         self._released = threading.Event()
         self._closed = False
+        if self.host.wire is not None:
+            self.host.wire.hosts[settings.underlay_address] = self.host
 
     # -- what the host is
 
@@ -165,7 +247,7 @@ class FakeDriver(Driver):
         return Capabilities(
             kinds=("vm", "container"),
             modes=("qemu", "lxc"),
-            live_migration=False,
+            live_migration=self.host.wire is not None,
             suspend_to_disk=False,
             graceful_stop=True,
         )
@@ -260,7 +342,7 @@ class FakeDriver(Driver):
                 if effective and domain is not None and domain.power != "running":
                     self.host.domains[spec.id] = dataclasses.replace(domain, power="running")
                     if domain.power != "paused":
-                        self._enter_partition(spec)
+                        self.host.enter_partition(spec)
                         disk.console += f"cenote: {spec.name} is up\n"
         power = self._power(spec.id)
         if power != "running":
@@ -314,12 +396,106 @@ class FakeDriver(Driver):
                 if effective:
                     self.host.domains.pop(instance_id, None)
                     self.host.places.pop(instance_id, None)
+                    self.host.forget_moves(instance_id)
             with self._at("remove.ports", instance_id) as effective, self._change():
                 if effective and (disk := self.host.disks.get(instance_id)):
                     disk.ports = ()
             with self._at("remove.disk", instance_id) as effective, self._change():
                 if effective:
                     self.host.disks.pop(instance_id, None)
+
+    # -- from host to host
+
+    def receive(self, spec: InstanceSpec, *, storage_id: str) -> Readiness:
+        with self._at("receive", spec.id):
+            obstacles = {}
+            if spec.kind != "vm":
+                obstacles["not_a_vm"] = f"{spec.id} is a container"
+            if spec.id in self.host.foreign:
+                obstacles["foreign_domain"] = f"domain {spec.id} on this host is not Cenote's"
+            if self._power(spec.id) == "running":
+                obstacles["runs_here"] = f"{spec.id} runs here already"
+            own = self._inventory().shared_storage_id
+            if storage_id != own:
+                obstacles["storage_not_shared"] = f"this host sees storage {own}, the source {storage_id}"
+            if not obstacles:
+                with self._at("receive.ports", spec.id) as effective, self._change():
+                    if effective:
+                        self.host.expected.add(spec.id)
+            return Readiness(obstacles)
+
+    def migrate(self, spec: InstanceSpec, job: MigrationJob, *, stop: bool) -> MigrationStatus:
+        with self._at("migrate", spec.id):
+            known = self.host.jobs.get(spec.id)
+            if known is None or known.id != job.id:
+                if self._power(spec.id) != "running":
+                    return _not_running(self._power(spec.id))
+                with self._at("migrate.begin", spec.id) as effective, self._change():
+                    known = FakeJob(job.id, job.destination_address, self.host.job_questions)
+                    if effective:
+                        self.host.jobs[spec.id] = known
+            if known.end is not None:
+                return known.end
+            if stop:
+                known.end = MigrationStatus(ended="stayed", code="cancelled", message="it was asked to stop")
+                return known.end
+            if known.questions > 0:
+                known.questions -= 1
+                return _under_way(spec, known)
+            with self._at("migrate.copy", spec.id) as effective:
+                if not effective:
+                    known.end = _moved(spec)  # a lie: the guest is still here
+                    return known.end
+                return self._copy(spec, known)
+
+    def look(self, instance_id: str) -> DomainLook:
+        with self._at("look", instance_id), self.host.lock:
+            job = self.host.jobs.get(instance_id)
+            power = self._power(instance_id)
+            return DomainLook(
+                power,
+                incoming=instance_id in self.host.arrived and power == "paused",
+                outgoing=job is not None and job.end is None and power == "running",
+                persistent=instance_id in self.host.domains and instance_id not in self.host.arrived,
+            )
+
+    def adopt(self, spec: InstanceSpec, *, token: int, resume: bool) -> PowerState:
+        with self._at("adopt", spec.id):
+            if self._power(spec.id) == "absent":
+                raise Never("domain_absent", f"{spec.id} is not on this host")
+            with self._at("adopt.define", spec.id) as effective, self._change():
+                if effective:
+                    self.host.arrived.discard(spec.id)
+                    self.host.domains[spec.id] = dataclasses.replace(self.host.domains[spec.id], token=token)
+            with self._at("adopt.resume", spec.id) as effective, self._change():
+                if effective and resume and self._power(spec.id) == "paused":
+                    self._set_power(spec.id, "running")
+        return self._power(spec.id)
+
+    def _copy(self, spec: InstanceSpec, job: FakeJob) -> MigrationStatus:
+        """Take the guest over the wire. What stands at the source is a stopped domain, as libvirt leaves it."""
+        wire = self.host.wire
+        assert wire is not None
+        with wire.lock, self._change():
+            there = wire.hosts.get(job.destination_address)
+            if there is None or spec.id not in there.expected:
+                job.end = MigrationStatus(ended="stayed", code="destination_refused", message="nobody expects it there")
+                return job.end
+            if self._power(spec.id) != "running":
+                job.end = _not_running(self._power(spec.id))
+                return job.end
+            domain = self.host.domains[spec.id]
+            # Written down before it runs there: a process that dies in between loses the guest, and never doubles it.
+            self._set_power(spec.id, "stopped")
+            self.host.save()
+            with there.lock:
+                there.expected.discard(spec.id)
+                there.arrived.add(spec.id)
+                there.domains[spec.id] = domain
+                there.enter_partition(spec)
+                there.save()
+            job.end = _moved(spec)
+            return job.end
 
     def withdraw(
         self, instance_id: str, *, paused_too: bool = False, running_too: bool = False, own_disks: bool = False
@@ -336,6 +512,7 @@ class FakeDriver(Driver):
                 if effective:
                     self.host.domains.pop(instance_id, None)
                     self.host.places.pop(instance_id, None)
+                    self.host.forget_moves(instance_id)
             with self._at("withdraw.local", instance_id) as effective, self._change():
                 if effective and (disk := self.host.disks.get(instance_id)):
                     disk.ports, disk.console = (), ""
@@ -358,14 +535,6 @@ class FakeDriver(Driver):
             self._set_power(instance_id, power)
 
     # -- parts
-
-    def _enter_partition(self, spec: InstanceSpec) -> None:
-        names = [partition_name(tenant) for tenant in spec.partition]
-        for end in range(1, len(names) + 1):
-            shares = self.host.shares.get(names[end - 1], NORMAL_SHARES)
-            self.host.partitions.setdefault("/".join(names[:end]), FakePartition(shares))
-        if names:
-            self.host.places[spec.id] = "/".join(names)
 
     @contextlib.contextmanager
     def _at(self, place: str, instance_id: str = "") -> Iterator[bool]:
@@ -428,6 +597,8 @@ class FakeDriver(Driver):
             raise Never("foreign_domain", f"domain {instance_id} on this host is not Cenote's")
 
     def _refuse_over_full(self, more_gib: int) -> None:
+        if self.host.wire is not None:
+            return  # a pool's storage is not measured by one host's slice
         used = sum(disk.size_gib for disk in self.host.disks.values())
         if used + more_gib > self._settings.disk_gib:
             raise RetryLater("storage_full", f"{used} of {self._settings.disk_gib} GiB used")
@@ -463,3 +634,30 @@ def _define(spec: InstanceSpec, token: int) -> DomainReport:
         token=token,
         memory_mib=spec.memory_mib,
     )
+
+
+def _read_disks(data: dict[str, Any]) -> dict[str, FakeDisk]:
+    return {key: FakeDisk(**{**value, "ports": tuple(value["ports"])}) for key, value in data.items()}
+
+
+def _write_whole(file: Path, data: dict[str, Any]) -> None:
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(data), "utf-8")
+    part.replace(file)
+
+
+def _moved(spec: InstanceSpec) -> MigrationStatus:
+    memory = spec.memory_mib << 20
+    return MigrationStatus(ended="moved", total_bytes=memory, done_bytes=memory)
+
+
+def _under_way(spec: InstanceSpec, job: FakeJob) -> MigrationStatus:
+    memory = spec.memory_mib << 20
+    done = memory // (job.questions + 2)
+    return MigrationStatus(total_bytes=memory, done_bytes=done, remaining_bytes=memory - done, iterations=1)
+
+
+def _not_running(power: PowerState) -> MigrationStatus:
+    if power == "absent":
+        return MigrationStatus(ended="absent", message="no such domain is here")
+    return MigrationStatus(ended="stayed", code="not_running", message=f"it is {power}")

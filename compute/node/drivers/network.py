@@ -19,6 +19,9 @@ class PortManager(Protocol):
         Called before the device exists: no frame of an unfiltered guest may ever pass.
         """
 
+    def announce_port(self, device: str) -> None:
+        """Tell the other hosts that this port's guest runs here now: after it has arrived. An unknown one is no error."""
+
     def reached(self) -> tuple[str, ...] | None:
         """Return the ids of the networks that a guest of this host could use now: looked at, not remembered.
 

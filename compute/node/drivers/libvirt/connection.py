@@ -71,6 +71,19 @@ class SeenDomain:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class MigrateOptions:
+    """How a domain is copied. `bandwidth_mib_s` 0: as fast as the link is."""
+
+    auto_converge: bool
+    bandwidth_mib_s: int
+    downtime_ms: int
+
+
+class MigrationFailed(Exception):
+    """libvirt says that a migration failed. The guest may have moved all the same."""
+
+
 class Hypervisor:
     """One supervised libvirt connection, opened at first use and again after it was lost. Safe for many threads."""
 
@@ -201,6 +214,84 @@ class Hypervisor:
                 domain.undefine()
 
         self._act(uuid, undefine)
+
+    def migratable(self, uuid: str) -> str:
+        """Return a running domain's XML as another host is to get it. Raises Never, Unknown."""
+        with self._call() as connection:
+            flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
+            return str(connection.lookupByUUIDString(uuid).XMLDesc(flags))
+
+    def migrate(self, uuid: str, uri: str, *, xml: str, address: str, options: MigrateOptions) -> None:
+        """Copy a running domain to the host behind `uri`, daemon to daemon, and return when that has ended.
+
+        The copy goes on when this process dies. Its definition stays here, and is none there. Takes a connection of its
+        own, since it may take minutes. Raises MigrationFailed with libvirt's words; what they say is not what happened.
+        """
+        flags = (
+            libvirt.VIR_MIGRATE_LIVE
+            | libvirt.VIR_MIGRATE_PEER2PEER
+            | libvirt.VIR_MIGRATE_TLS
+            | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+            # libvirt cannot know that a directory is shared: both ends have shown one marker, and the disk.
+            | libvirt.VIR_MIGRATE_UNSAFE
+        )
+        if options.auto_converge:
+            flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+        parameters: dict[str, str | int] = {
+            libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{address}",
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: xml,
+        }
+        if options.bandwidth_mib_s:
+            parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = options.bandwidth_mib_s
+        _ensure_event_loop()
+        try:
+            connection = libvirt.open(self.uri)
+            try:
+                with _tolerated(libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG):
+                    connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
+                domain = connection.lookupByUUIDString(uuid)
+                with contextlib.suppress(libvirt.libvirtError):
+                    domain.migrateSetMaxDowntime(options.downtime_ms)
+                domain.migrateToURI3(uri, parameters, flags)
+            finally:
+                with contextlib.suppress(libvirt.libvirtError):
+                    connection.close()
+        except libvirt.libvirtError as error:
+            raise MigrationFailed(str(error)) from error
+
+    def job(self, uuid: str) -> dict[str, int] | None:
+        """Return the counters of the migration that goes out from here now, None when there is none. Raises Unknown."""
+        with self._call() as connection:
+            domain = _lookup(connection, uuid)
+            if domain is None:
+                return None
+            with _tolerated(*_ALREADY_SO):
+                found = domain.jobStats()
+                out = found.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
+                if out and found["type"] in (libvirt.VIR_DOMAIN_JOB_BOUNDED, libvirt.VIR_DOMAIN_JOB_UNBOUNDED):
+                    return dict(found)
+        return None
+
+    def finished_job(self, uuid: str) -> dict[str, int]:
+        """Return the counters of the domain's last job that came to its end; {} where none are kept."""
+        with self._call() as connection:
+            domain = _lookup(connection, uuid)
+            if domain is not None:
+                with contextlib.suppress(libvirt.libvirtError):
+                    return dict(domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED))
+        return {}
+
+    def abort_job(self, uuid: str) -> None:
+        """End what is being done to the domain; nothing being done is no error. Raises Unknown, RetryLater."""
+        self._act(uuid, lambda domain: domain.abortJob())
+
+    def allow_downtime(self, uuid: str, milliseconds: int) -> None:
+        """Let a migration pause the guest for so long. Raises Unknown, RetryLater."""
+        self._act(uuid, lambda domain: domain.migrateSetMaxDowntime(milliseconds))
+
+    def suspend(self, uuid: str) -> None:
+        """Pause a running domain; paused already is no error. Raises Unknown, RetryLater."""
+        self._act(uuid, lambda domain: domain.suspend())
 
     def set_metadata(self, uuid: str, xml: str, *, live: bool) -> None:
         """Replace Cenote's metadata of a domain, in its definition and, where `live`, in what runs."""

@@ -13,6 +13,7 @@ from compute.node.drivers.libvirt.connection import Hypervisor, SeenDomain
 from compute.node.drivers.libvirt.console import read_log, trim
 from compute.node.drivers.libvirt.container import ContainerKind
 from compute.node.drivers.libvirt.kind import ACTIVE, PROOF_PREFIX, GuestKind, read_ports, remove_directory
+from compute.node.drivers.libvirt.migration import Migrations
 from compute.node.drivers.libvirt.partitions import Partitions
 from compute.node.drivers.libvirt.probe import prove_host
 from compute.node.drivers.libvirt.vm import VmKind
@@ -21,12 +22,16 @@ from compute.node.drivers.settings import DriverSettings
 from compute.node.images.layout import InstancePaths, instance_paths, list_instance_ids, read_marker
 from compute.node.images.store import ImageStore
 from compute.wire import (
+    DomainLook,
     DomainReport,
     HostInventory,
     HostProof,
     InstanceSpec,
+    MigrationJob,
+    MigrationStatus,
     PartitionReport,
     PowerState,
+    Readiness,
     TenantShares,
 )
 
@@ -49,6 +54,7 @@ class LibvirtDriver(Driver):
         self._containers = ContainerKind(
             settings, network, Hypervisor(settings.lxc_uri), self._partitions, store=store, cgroups=self._cgroups
         )
+        self._migrations = Migrations(settings, self._vms, network, self._partitions)
         self._kinds: tuple[GuestKind, ...] = (self._vms, self._containers)
 
     # -- what the host is
@@ -57,7 +63,7 @@ class LibvirtDriver(Driver):
         return Capabilities(
             kinds=("vm", "container"),
             modes=(self._vms.mode, "lxc"),
-            live_migration=False,
+            live_migration=True,
             suspend_to_disk=False,
             graceful_stop=True,
         )
@@ -162,6 +168,23 @@ class LibvirtDriver(Driver):
                 if seen is not None and seen.power in ACTIVE and not allowed[seen.power]:
                     raise Never("domain_running", f"domain {seen.name} is {seen.power} here")
             self._take_away(paths, found, disks=own_disks)
+
+    # -- from host to host
+
+    def receive(self, spec: InstanceSpec, *, storage_id: str) -> Readiness:
+        with _storage_errors():
+            return self._migrations.receive(spec, storage_id=storage_id)
+
+    def migrate(self, spec: InstanceSpec, job: MigrationJob, *, stop: bool) -> MigrationStatus:
+        with _storage_errors():
+            return self._migrations.migrate(spec, job, stop=stop)
+
+    def look(self, instance_id: str) -> DomainLook:
+        return self._migrations.look(instance_id)
+
+    def adopt(self, spec: InstanceSpec, *, token: int, resume: bool) -> PowerState:
+        with _storage_errors():
+            return self._migrations.adopt(spec, token=token, resume=resume)
 
     # -- parts
 

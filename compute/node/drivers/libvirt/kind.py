@@ -141,15 +141,25 @@ class GuestKind(abc.ABC):
         paths = instance_paths(self._settings, spec.id)
         # Others pass through to an unprivileged container's tree; the files themselves are 0600.
         paths.shared.mkdir(mode=0o711, parents=True, exist_ok=True)
-        paths.local.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Written before the first port exists: a removal after a crash finds them by it.
-        _write_ports(paths, [nic.device for nic in spec.nics])
         if not self.has_storage(paths):
             seen = self.find(spec.id)
             if seen is None or seen.power not in ACTIVE:
                 self.prepare_storage(spec, paths)
+        self.make_room(spec)
+
+    def make_room(self, spec: InstanceSpec) -> None:
+        """Ensure what is a host's own for an instance whose disk is in shared storage: its directory, its ports."""
+        paths = instance_paths(self._settings, spec.id)
+        paths.local.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Written before the first port exists: a removal after a crash finds them by it.
+        _write_ports(paths, [nic.device for nic in spec.nics])
         for nic in spec.nics:
             self._network.ensure_port(nic)
+
+    def define_anew(self, spec: InstanceSpec, token: int, seen: SeenDomain) -> None:
+        """Ensure that the next boot of a domain, which may run, is what the spec says. Raises Never, Unknown."""
+        with self._partitions.hold(spec.partition) as partition:
+            self._define(spec, token, seen, instance_paths(self._settings, spec.id), partition)
 
     def start(self, spec: InstanceSpec, token: int) -> PowerState:
         """See Driver.start."""
@@ -213,11 +223,8 @@ class GuestKind(abc.ABC):
     # -- parts
 
     def _define_and_run(self, spec: InstanceSpec, token: int, seen: SeenDomain | None, paths: InstancePaths) -> None:
-        paths.local.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_ports(paths, [nic.device for nic in spec.nics])
-        for nic in spec.nics:
-            # Again, since the host may have been rebooted: filters do not outlive that.
-            self._network.ensure_port(nic)
+        # Again, since the host may have been rebooted: filters do not outlive that.
+        self.make_room(spec)
         with self._partitions.hold(spec.partition) as partition:
             self._define(spec, token, seen, paths, partition)
             self.hypervisor.create(spec.id)

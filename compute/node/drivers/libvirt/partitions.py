@@ -56,6 +56,7 @@ class Partitions:
         self._slices = SYSTEMD.is_dir() if systemd is None else systemd
         self._lock = threading.RLock()
         self._held: Counter[_Path] = Counter()
+        self._expected: dict[_Path, float] = {}  # partition -> until when, by the monotonic clock
         self._shares = _load(file)
         self._waits: dict[str, int] = {}  # thread id -> its wait in ns when last seen
         self._waited: Counter[_Path] = Counter()
@@ -81,6 +82,14 @@ class Partitions:
                 self._held[path] -= 1
                 if self._slices:
                     self._apply_down(path)  # machined has made them by now, or never will
+
+    def expect(self, tenants: _Path, seconds: float) -> str | None:
+        """As `hold`, for a guest that comes by itself: the partition stays for so long without one."""
+        with self.hold(tenants) as partition, self._lock:
+            if partition is not None:
+                path = (*(partition_name(tenant) for tenant in tenants), OWN)
+                self._expected[path] = time.monotonic() + seconds
+        return partition
 
     def weigh(self, shares: Iterable[TenantShares]) -> None:
         """Ensure weights and take away empty groups. See Driver.weigh."""
@@ -178,7 +187,10 @@ class Partitions:
                         file.write_text(value)
 
     def _unmake(self, path: _Path) -> None:
-        if any(held[: len(path)] == path for held, count in self._held.items() if count):
+        now = time.monotonic()
+        self._expected = {held: until for held, until in self._expected.items() if until > now}
+        held = (*(held for held, count in self._held.items() if count), *self._expected)
+        if any(one[: len(path)] == path for one in held):
             return
         for top in self._tops():
             try:
