@@ -26,6 +26,12 @@ class InvalidState(DomainError):
     code = "invalid_state"
 
 
+class NotMovable(DomainError):
+    """The instance cannot be migrated as it stands. `data`: `obstacles`, [{code, detail}]."""
+
+    code = "not_movable"
+
+
 class TransitionRefused(DomainError):
     """A state column changed under the writer, or the arrow does not exist. Nothing was written."""
 

@@ -83,6 +83,17 @@ EVACUATION: Final[Machine] = _machine(
     stopped="",
 )
 
+# Migration: one guest on its way from one host to another. Both ends hold room until it has ended.
+MIGRATION: Final[Machine] = _machine(
+    claimed="preparing failed aborted",
+    preparing="running failed aborted",
+    running="completed failed aborted",
+    completed="",
+    failed="",
+    aborted="",
+)
+MIGRATION_OPEN: Final = frozenset({"claimed", "preparing", "running"})
+
 # What a tenant may wish an instance's power to be, and what a host may report of its domain.
 DESIRED_POWER: Final = frozenset({"running", "stopped", "paused", "suspended"})
 DOMAIN_POWER: Final = frozenset({"running", "paused", "stopped", "crashed", "suspended", "absent"})

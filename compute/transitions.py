@@ -18,6 +18,7 @@ _MACHINES: dict[tuple[str, str], states.Machine] = {
     ("instance", "state"): states.INSTANCE,
     ("operation", "state"): states.OPERATION,
     ("hostcall", "state"): states.HOST_CALL,
+    ("migration", "state"): states.MIGRATION,
     ("fence", "state"): states.FENCE,
     ("evacuation", "state"): states.EVACUATION,
     ("host", "admin_state"): states.HOST_ADMIN,

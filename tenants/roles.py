@@ -46,7 +46,8 @@ _ADDED: Final[dict[str, frozenset[str]]] = {
 
 # Held by the cloud's operators alone.
 CLOUD_ONLY: Final[frozenset[str]] = _permissions(
-    "alarm.read host.read,create,update,enable,disable,prove,drain,fence,delete instance.prioritize pool.create,update,delete "
+    "alarm.read host.read,create,update,enable,disable,prove,drain,fence,delete pool.create,update,delete "
+    "instance.migrate,prioritize migration.read "
     "flavor.create,update,delete image.create,update,delete user.read,create,update,delete price.update ledger.read cloud.read"
 )
 

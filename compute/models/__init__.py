@@ -13,6 +13,7 @@ from compute.models.host import Host, JoinToken
 from compute.models.host_share import HostShare
 from compute.models.hostcall import HostCall
 from compute.models.instance import ConsoleLog, Instance
+from compute.models.migration import Migration
 from compute.models.network import Network, Port
 from compute.models.operation import Operation
 from compute.models.pool import Pool
@@ -42,6 +43,7 @@ __all__ = [
     "Instance",
     "JoinToken",
     "Keypair",
+    "Migration",
     "Network",
     "Operation",
     "PinnedCpu",

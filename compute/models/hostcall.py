@@ -11,8 +11,9 @@ from tenants.models.ids import new_id
 class HostCall(models.Model):
     """`token` is the target's fencing token at the time of the call; a host refuses one below the newest it has seen.
 
-    Purposes: `step` and `undo` belong to an operation's turn; `debt` is an undo that could not reach its host and is
-    paid before anything else when it returns; `reap` removes a leftover domain; `read` asks and changes nothing.
+    Purposes: `step`, `undo` and `talk` belong to an operation's turn (of a talk there are many to a step); `debt` is an
+    undo that could not reach its host and is paid before anything else when it returns; `reap` removes a leftover
+    domain; `read` asks and changes nothing.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -43,7 +44,7 @@ class HostCall(models.Model):
         ]
         constraints = [
             models.CheckConstraint(
-                condition=Q(purpose__in=["step", "undo", "debt", "reap", "read"]), name="hostcall_purpose_known"
+                condition=Q(purpose__in=["step", "undo", "talk", "debt", "reap", "read"]), name="hostcall_purpose_known"
             ),
             models.CheckConstraint(
                 condition=Q(state__in=["waiting", "taken", "answered", "superseded"]), name="hostcall_state_known"
@@ -51,7 +52,7 @@ class HostCall(models.Model):
             # At most one open order per operation: a second one would be a second epoch of the same step.
             models.UniqueConstraint(
                 fields=["operation"],
-                condition=Q(state__in=["waiting", "taken"], purpose__in=["step", "undo"]),
+                condition=Q(state__in=["waiting", "taken"], purpose__in=["step", "undo", "talk"]),
                 name="hostcall_one_open_per_operation",
             ),
         ]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+from django.db import transaction
 
 from compute.models import Allocation, Grant, Host
 from compute.placement.cells import cells_text, count_cells, pin
@@ -28,6 +30,8 @@ from tenants.models.ids import new_id
 class Seat:
     """Where a consumer goes and how much it takes there. With `grant_id` it fills that grant's reservation.
 
+    The consumer is an instance, or a migration that holds the room of one where it is going to.
+
     `numa`: what it asks of NUMA cells. What is dedicated to it by that is not among `resources`; nor is it ever of a
     reservation, which is a promise of shared room.
     """
@@ -36,6 +40,7 @@ class Seat:
     resources: Resources
     grant_id: uuid.UUID | None = None
     numa: NumaAsk | None = None
+    consumer_type: Literal["instance", "migration"] = "instance"
 
     @property
     def dedicated(self) -> Resources:
@@ -68,11 +73,11 @@ _WRITE: Final = """
 WITH allocated AS (
     INSERT INTO compute_allocation (id, host_id, consumer_type, consumer_id, grant_id, vcpus, memory_mib, disk_gib,
                                     dedicated_vcpus, dedicated_memory_mib, cells, created_at)
-    SELECT a.id, %(host)s, 'instance', a.consumer, a.grant_id, a.vcpus, a.memory_mib, a.disk_gib, a.own_vcpus,
+    SELECT a.id, %(host)s, a.type, a.consumer, a.grant_id, a.vcpus, a.memory_mib, a.disk_gib, a.own_vcpus,
            a.own_memory, a.cells::jsonb, statement_timestamp()
-    FROM unnest(%(ids)s::uuid[], %(consumers)s::uuid[], %(grants)s::uuid[], %(vcpus)s::int[], %(memory)s::int[],
+    FROM unnest(%(ids)s::uuid[], %(types)s::text[], %(consumers)s::uuid[], %(grants)s::uuid[], %(vcpus)s::int[], %(memory)s::int[],
                 %(disk)s::int[], %(own_vcpus)s::int[], %(own_memory)s::int[], %(cells)s::text[])
-         AS a(id, consumer, grant_id, vcpus, memory_mib, disk_gib, own_vcpus, own_memory, cells)
+         AS a(id, type, consumer, grant_id, vcpus, memory_mib, disk_gib, own_vcpus, own_memory, cells)
 )
 """
 _MOVE: Final = """
@@ -87,7 +92,7 @@ _WRITE_AND_MOVE: Final = _WRITE + _MOVE
 
 
 def claim(*, wanted: Mapping[uuid.UUID, Seat]) -> None:
-    """Allocate for each consumer instance id -> seat, or raise ClaimRefused for all.
+    """Allocate for each consumer id -> seat, or raise ClaimRefused for all.
 
     Locks the host rows by id, asks the same `fits()` that ranking asked on the sums as they are now (closing the race
     between two schedulers with the same snapshot), then writes allocations and sums. A seat with a grant is taken from
@@ -158,6 +163,7 @@ def _take(locked: _Locked | None, seats: Mapping[uuid.UUID, Seat], drawn: dict[u
             drawn[seat.grant_id] = drawn.get(seat.grant_id, 0) + more
     allocated: dict[str, Any] = {
         "ids": [new_id() for _ in seats],
+        "types": [seat.consumer_type for seat in seats.values()],
         "consumers": list(seats),
         "grants": [seat.grant_id for seat in seats.values()],
         "vcpus": [(seat.resources + seat.dedicated).vcpus for seat in seats.values()],
@@ -229,17 +235,62 @@ def release(*, consumer_type: str, consumer_id: uuid.UUID) -> bool:
     list(hosts.values_list("id"))
     rows = list(held_by.select_for_update())
     for row in rows:
-        amount = Resources(row.vcpus - row.dedicated_vcpus, row.memory_mib - row.dedicated_memory_mib, row.disk_gib)
-        held = NOTHING if row.grant_id is None else amount
-        _move(row.host_id, used=NOTHING - amount, held=held, instances=-1)
-        row.delete()
-        if row.cells is not None:
-            count_cells(row.host_id)
-        if row.grant_id is not None:
-            grant = Grant.unscoped.get(id=row.grant_id)
-            less = fill(host_id=row.host_id, grant=grant, amount=amount, sign=-1)
-            draw(chain=lock_chain(grant.id), units=less)
+        _give_up(row)
     return bool(rows)
+
+
+def hand_over(*, migration_id: uuid.UUID, instance_id: uuid.UUID) -> bool:
+    """Make the room that a migration holds its instance's, and give back what the instance had at its source.
+
+    Never refused, whatever state the hosts are in: the guest runs there already. What it drew of a reservation at the
+    source it draws at the destination where room for that is set aside, and stays in open room otherwise.
+    Return False when the migration holds nothing: it was handed over before. Needs the instance's row locked.
+    """
+    rows = Allocation.objects.filter(consumer_id__in=[migration_id, instance_id])
+    hosts = Host.objects.select_for_update(no_key=True, of=("self",)).filter(id__in=rows.values("host_id"))
+    list(hosts.order_by("id").values_list("id"))
+    there = rows.select_for_update().filter(consumer_type="migration", consumer_id=migration_id).first()
+    if there is None:
+        return False
+    here = rows.select_for_update().get(consumer_type="instance", consumer_id=instance_id)
+    _give_up(here)
+    there.consumer_type, there.consumer_id = "instance", instance_id
+    if here.grant_id is not None and _draw_there(there, here.grant_id):
+        there.grant_id = here.grant_id
+    there.save(update_fields=["consumer_type", "consumer_id", "grant"])
+    return True
+
+
+def _give_up(row: Allocation) -> None:
+    """Delete an allocation, its row and its host's locked, and give back all that it held."""
+    amount = _shared(row)
+    held = NOTHING if row.grant_id is None else amount
+    _move(row.host_id, used=NOTHING - amount, held=held, instances=-1)
+    row.delete()
+    if row.cells is not None:
+        count_cells(row.host_id)
+    if row.grant_id is not None:
+        grant = Grant.unscoped.get(id=row.grant_id)
+        less = fill(host_id=row.host_id, grant=grant, amount=amount, sign=-1)
+        draw(chain=lock_chain(grant.id), units=less)
+
+
+def _draw_there(row: Allocation, grant_id: uuid.UUID) -> bool:
+    """Have an allocation in open room fill a reservation on its host instead; False where that has no room there."""
+    amount = _shared(row)
+    try:
+        with transaction.atomic():
+            more = fill(host_id=row.host_id, grant=Grant.unscoped.get(id=grant_id), amount=amount)
+            draw(chain=lock_chain(grant_id), units=more)
+            _move(row.host_id, used=NOTHING, held=NOTHING - amount, instances=0)
+    except (ReservationUsedUp, Grant.DoesNotExist):
+        return False
+    return True
+
+
+def _shared(row: Allocation) -> Resources:
+    """Return what an allocation has of the room that the host's guests share."""
+    return Resources(row.vcpus - row.dedicated_vcpus, row.memory_mib - row.dedicated_memory_mib, row.disk_gib)
 
 
 def shrink(*, consumer_id: uuid.UUID, size: Resources) -> None:

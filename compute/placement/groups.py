@@ -6,9 +6,10 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from django.db.models import Count
+from django.db.models import Count, Q
 
-from compute.models import Allocation, Group, Instance
+from compute import states
+from compute.models import Allocation, Group, Instance, Migration
 from compute.scheduler.model import Request
 from compute.scheduler.snapshot import Snapshot
 from tenants.errors import NotFound
@@ -23,12 +24,22 @@ class Members:
     in_domain: Mapping[str, int]
 
     @classmethod
-    def of(cls, request: Request, *, leaving: uuid.UUID | None = None) -> Members:
-        """Read the members of the request's group as they are committed now, without those on the host that is left."""
+    def of(cls, request: Request, *, without: uuid.UUID | None = None, leaving: uuid.UUID | None = None) -> Members:
+        """Read the members of the request's group as they are committed now.
+
+        `without` one that is to go elsewhere; without those on the host that is left. A member that is being migrated
+        counts at both ends: nobody knows yet where it will be.
+        """
         if request.group is None:
             return cls(None, {}, {})
         members = Instance.unscoped.filter(group_id=uuid.UUID(request.group))
-        held = Allocation.objects.filter(consumer_type="instance", consumer_id__in=members.values("id"))
+        if without is not None:
+            members = members.exclude(id=without)
+        moving = Migration.objects.filter(instance__in=members, state__in=states.MIGRATION_OPEN)
+        held = Allocation.objects.filter(
+            Q(consumer_type="instance", consumer_id__in=members.values("id"))
+            | Q(consumer_type="migration", consumer_id__in=moving.values("id"))
+        )
         if leaving is not None:
             held = held.exclude(host_id=leaving)
         rows = held.values_list("host_id", "host__failure_domain").annotate(members=Count("id"))

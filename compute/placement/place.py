@@ -65,6 +65,7 @@ def place(
     request: Request,
     policy: Policy,
     tenant_path: Sequence[uuid.UUID] = (),
+    moving: uuid.UUID | None = None,
     leaving: Leaving | None = None,
 ) -> Placed | Refused:
     """Rank on a snapshot without any lock, then claim under the host rows' locks. Runs inside the caller's transaction.
@@ -73,11 +74,12 @@ def place(
     reserved. A host that refuses at claim time is passed over for the next candidate; several consumers are planned
     together and locked in id order, so that two batches cannot deadlock. Each round looks anew: a refusal is final only
     when a look finds no candidate, so a full host never hides a free one.
+    `moving`: the instance for which the one consumer, a migration, takes room elsewhere; its group counts it as gone.
     The row of the request's group is locked first, so that its rule still holds when all is committed.
     With `leaving` the one consumer gives back what it has on that host in the moment in which it gets its new room.
     """
     lock_group(request)
-    members = Members.of(request, leaving=leaving.host_id if leaving else None)
+    members = Members.of(request, without=moving, leaving=leaving.host_id if leaving else None)
     request = members.told(request)
     pool_id = uuid.UUID(request.pool_id) if request.pool_id else None
     for _ in range(_ROUNDS):
@@ -89,7 +91,7 @@ def place(
         reservation = Reservation.load(pool_id=pool_id, chain=chain()) if pool_id and path else None
         if reservation is not None and leaving is not None:
             leaving.give_back(reservation)
-        plan = plan_seats(consumers, request, policy, snapshot, reservation)
+        plan = plan_seats(consumers, request, policy, snapshot, reservation, moving=moving is not None)
         if isinstance(plan, Refused):
             return plan
         if leaving is not None:
@@ -179,6 +181,8 @@ def plan_seats(
     policy: Policy,
     snapshot: Snapshot,
     reservation: Reservation | None,
+    *,
+    moving: bool = False,
 ) -> Plan | Refused:
     """Place all consumers on the snapshot in memory."""
     seats: dict[uuid.UUID, Seat] = {}
@@ -200,7 +204,13 @@ def plan_seats(
         elif len(consumers) > 1:
             current = current.after(best, request.resources, group=request.group, numa=request.numa)
         request = after_member(request, host)
-        seats[consumer] = Seat(uuid.UUID(best), request.resources, drawn.grant_id if drawn else None, request.numa)
+        seats[consumer] = Seat(
+            uuid.UUID(best),
+            request.resources,
+            drawn.grant_id if drawn else None,
+            request.numa,
+            "migration" if moving else "instance",
+        )
     assert first is not None
     return Plan(seats, *first)
 

@@ -7,7 +7,8 @@ database's clock. So a turn is done wholly or not at all, by one worker at a tim
 
 Outcomes of a host step: `done` -> next step; `retry` -> the same again with back-off; `unknown` -> the same again with a
 higher token (the host observes and finishes it); `never`, too many tries, deadline or cancel -> unwind: the undos of all
-steps begun so far, in reverse. An undo whose host cannot be reached becomes a debt.
+steps begun so far, in reverse. An undo whose host cannot be reached becomes a debt. A talk (`TalkStep`) judges its
+answers itself, also the silence of a host, and decides on cancel and deadline.
 """
 
 from __future__ import annotations
@@ -23,7 +24,19 @@ from django.db import IntegrityError, InterfaceError, OperationalError, transact
 from compute import outbox, states
 from compute.models import Host, HostCall, Operation
 from compute.sagas.registry import saga_of
-from compute.sagas.step import Context, HostOrder, HostStep, LocalStep, PollStep, Saga, StepFailed
+from compute.sagas.step import (
+    Context,
+    HostOrder,
+    HostStep,
+    LocalStep,
+    PollStep,
+    Reply,
+    Saga,
+    StepFailed,
+    StepStuck,
+    TalkStep,
+    Wait,
+)
 from compute.transitions import move
 
 log = logging.getLogger(__name__)
@@ -98,8 +111,8 @@ class _Turn:
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
         self.saga: Saga = saga_of(operation.kind)
-        self.context = Context(operation)
         self.now = outbox.database_now()
+        self.context = Context(operation, out_of_time=self.now >= operation.deadline_at)
 
     def run(self) -> bool:
         operation = self.operation
@@ -194,9 +207,70 @@ class _Turn:
             step.do(self.context)
             self._advance()
             return True
+        if isinstance(step, TalkStep):
+            return self._talk(step)
         if isinstance(step, PollStep):
             return self._forward_poll(step)
         return self._forward_host(step)
+
+    def _talk(self, step: TalkStep) -> bool:
+        """Give the newest reply to the step and do what it says. Return True when the turn can go on."""
+        operation = self.operation
+        call = self._call_in_hand("talk")
+        reply = None
+        if call is not None:
+            reply = self._reply(call, step)
+            if reply is None:
+                operation.next_attempt_at = self.now + timedelta(seconds=5)
+                return False
+        self._mark(operation.step, "running")
+        try:
+            with transaction.atomic():
+                said = step.say(self.context, reply)
+        except StepFailed as error:
+            self._fail({"code": error.code, "message": str(error), "detail": error.detail})
+            return True
+        except StepStuck as error:
+            self._stick(str(error))
+            return False
+        if said is None:
+            operation.scratch.pop("share", None)
+            self._advance()
+            return True
+        if isinstance(said, Wait):
+            operation.next_attempt_at = self.now + timedelta(seconds=said.seconds)
+        else:
+            self._send(said, "talk")
+        return False
+
+    def _reply(self, call: HostCall, step: TalkStep) -> Reply | None:
+        """Return how the question ended, None while the host may still answer. What ended is settled."""
+        if call.state == "answered":
+            call.settled = True
+            call.save(update_fields=["settled"])
+            answer = call.answer or {}
+            error = answer.get("error") or {}
+            return Reply(
+                answer.get("outcome", "unknown"),
+                answer.get("result") or {},
+                error.get("code", ""),
+                error.get("message", ""),
+            )
+        lost = call.state == "taken" and call.lease_until is not None and call.lease_until < self.now
+        untaken = call.state == "waiting" and self.now >= call.created_at + timedelta(seconds=step.patience_seconds)
+        if not lost and not untaken:
+            return None
+        _supersede(call)
+        return Reply("silent", code="host_silent", message="the host did not answer")
+
+    def _stick(self, finding: str) -> None:
+        """Park the operation at once: trying again cannot help."""
+        operation = self.operation
+        self._mark(operation.step, "failed")
+        operation.error = {"code": "undecided", "message": _UNDECIDED, "detail": finding}
+        self._save()
+        move(operation, "unwinding")
+        move(operation, "stuck")
 
     def _forward_poll(self, step: PollStep) -> bool:
         operation = self.operation
@@ -449,6 +523,7 @@ def _owe(call: HostCall) -> None:
     )
 
 
+_UNDECIDED = "What the hosts report fits no rule, so nothing is guessed. The operators can see it."
 _SENTENCES = {
     "image_missing": "The image's file is missing in the pool's storage.",
     "image_corrupt": "The image's file does not match its checksum.",

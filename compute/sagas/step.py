@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from compute.models import Operation
 
@@ -25,6 +25,11 @@ class Context:
     """What a step sees: its operation (row locked), and the scratch pad that is saved with each turn."""
 
     operation: Operation
+    out_of_time: bool = False  # past the operation's deadline, as this turn began
+
+    @property
+    def cancel_requested(self) -> bool:
+        return bool(self.operation.cancel_requested)
 
     @property
     def target_id(self) -> uuid.UUID:
@@ -69,11 +74,51 @@ class HostStep:
 
 
 class StepFailed(Exception):
-    """A poll step cannot come to its end: the operation fails with this code and sentence, and unwinds."""
+    """A step came to an end that fails the operation: it unwinds, with this code and sentence. `detail` is for operators."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, detail: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.detail = detail
+
+
+class StepStuck(Exception):
+    """What a talk found fits no rule: nothing is guessed, an operator has to look. The message says what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How a talk's newest question ended. `outcome` "silent": the host did not take it, or stopped reporting it."""
+
+    outcome: Literal["done", "retry", "never", "unknown", "silent"]
+    result: dict[str, Any] = field(default_factory=dict)
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask nothing for so long; what is said next answers None."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TalkStep:
+    """Asks hosts one question after another until it knows what to do: for what no single answer decides.
+
+    `say` gets the newest reply (None at the beginning and after a wait) and returns the next order, a wait, or None at the
+    end of the step. Every end of an order comes to it, also refusal and silence; it alone decides on cancel and deadline
+    (`context.cancel_requested`, `context.out_of_time`), of which the engine does nothing by itself here. It writes rows in
+    the turn's own transaction. It may keep `context.scratch["share"]`, 0 to 1 of this step, for people. Raises StepFailed to
+    unwind, StepStuck to be looked at.
+    `patience_seconds`: how long a question may lie untaken before it counts as silence.
+    """
+
+    name: str
+    say: Callable[[Context, Reply | None], HostOrder | Wait | None]
+    patience_seconds: float = 30.0
+    undo: None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +145,6 @@ class Saga:
 
     kind: str
     target_type: str
-    steps: tuple[LocalStep | HostStep | PollStep, ...]
+    steps: tuple[LocalStep | HostStep | PollStep | TalkStep, ...]
     finish_failed: Callable[[Context, dict[str, str]], None]
     cancellable: bool = False

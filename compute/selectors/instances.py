@@ -20,6 +20,7 @@ _BUSY = {
     "instance_stop": "stopping",
     "instance_reboot": "rebooting",
     "instance_resize": "resizing",
+    "instance_migrate": "migrating",
     "instance_evacuate": "starting",
     "instance_delete": "deleting",
 }

@@ -60,7 +60,8 @@ CHECKS: tuple[Check, ...] = (
         SELECT format('host %%s: domain of instance %%s does not belong there', h.name, s->>'instance_id')
         FROM compute_host h, jsonb_array_elements(h.strays) s
         WHERE h.admin_state <> 'removed' AND h.observed_state = 'up'
-          AND s->>'instance_id' NOT IN (SELECT target_id::text FROM compute_operation WHERE finished_at > now() - %(settle)s::interval)
+          AND s->>'instance_id' NOT IN (SELECT target_id::text FROM compute_operation WHERE finished_at > now() - %(settle)s::interval
+                                        UNION ALL SELECT instance_id::text FROM compute_migration WHERE state = 'running')
         UNION ALL
         SELECT format('instance %%s should run and its host has no domain of it', i.id)
         FROM compute_instance i JOIN compute_host h ON h.id = i.host_id
@@ -94,6 +95,12 @@ CHECKS: tuple[Check, ...] = (
         FROM compute_allocation a LEFT JOIN compute_instance i ON i.id = a.consumer_id
         WHERE a.consumer_type = 'instance'
           AND (i.id IS NULL OR i.state IN ('failed', 'deleted') OR i.host_id IS DISTINCT FROM a.host_id
+               OR (i.vcpus, i.memory_mib, i.disk_gib) IS DISTINCT FROM (a.vcpus, a.memory_mib, a.disk_gib))
+        UNION ALL
+        SELECT format('allocation %%s: its migration %%s is %%s', a.id, a.consumer_id, coalesce(m.state, 'unknown'))
+        FROM compute_allocation a LEFT JOIN compute_migration m ON m.id = a.consumer_id LEFT JOIN compute_instance i ON i.id = m.instance_id
+        WHERE a.consumer_type = 'migration'
+          AND (m.id IS NULL OR m.state NOT IN ('claimed', 'preparing', 'running') OR m.destination_id <> a.host_id
                OR (i.vcpus, i.memory_mib, i.disk_gib) IS DISTINCT FROM (a.vcpus, a.memory_mib, a.disk_gib))
         UNION ALL
         SELECT format('instance %%s is %%s and holds no allocation', i.id, i.state) FROM compute_instance i

@@ -45,7 +45,10 @@ def get_operation(*, actor: Actor, operation_id: uuid.UUID) -> Operation:
 
 
 def progress_of(operation: Operation) -> int:
-    """Return 0 to 100: the share of steps done; 100 only at the end. While unwinding it stays where it was."""
+    """Return 0 to 100: the share of steps done, and of the one in hand where it says so; 100 only at the end.
+
+    While unwinding it stays where it was.
+    """
     if operation.state == "succeeded":
         return 100
     if not operation.steps:

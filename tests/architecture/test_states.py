@@ -15,6 +15,7 @@ MACHINES = {
     "Instance": (states.INSTANCE, "building"),
     "Operation": (states.OPERATION, "pending"),
     "Host call": (states.HOST_CALL, "waiting"),
+    "Migration": (states.MIGRATION, "claimed"),
     "Fence": (states.FENCE, "asked"),
     "Evacuation": (states.EVACUATION, "running"),
     "Host, the operator's side": (states.HOST_ADMIN, "enrolling"),

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from compute.models import Host, Instance, Operation, Pool
+from compute.node.drivers.fake import FakeWire
+from compute.node.drivers.faults import Fault
 from compute.services.instances_create import create_instances
 from compute.services.instances_power import stop_instance
 from tenants.models import Tenant
@@ -19,13 +21,33 @@ from tests.factories.tenants import make_actor, make_tenant
 
 @dataclass
 class Cloud:
-    """Pool, one host, one tenant with quota, and its owner."""
+    """Pool, one host (the first of `nodes`), one tenant with quota, and its owner."""
 
     pool: Pool
     host: Host
     node: PlayedHost
     tenant: Tenant
     actor: Actor
+    folder: Path
+    wire: FakeWire
+    nodes: list[PlayedHost]
+
+    def add_host(self) -> PlayedHost:
+        """A second host, to which guests of the first can migrate."""
+        node = play(make_host(self.pool), self.folder, wire=self.wire)
+        self.nodes.append(node)
+        Host.objects.update(facts={"shared_storage_id": "fake-storage"})
+        return node
+
+    def inject(self, *faults: Fault) -> None:
+        """Have the faults strike at whichever host comes to them, on each once."""
+        for node in self.nodes:
+            node.driver.inject(*faults)
+
+    def beat(self) -> None:
+        """Have all hosts tell what they see."""
+        for node in self.nodes:
+            node.beat()
 
     def create(self, name: str = "web", **changes: object) -> tuple[Instance, Operation]:
         values = {"name": name, "flavor": "small", "image": "tiny", "count": 1} | changes
@@ -51,4 +73,6 @@ def cloud(transactional_db: None, tmp_path: Path) -> Cloud:
     tenant = make_tenant(limits={"instances": 10, "vcpus": 10, "memory_mib": 10_000, "disk_gib": 100})
     make_flavor("small")
     make_image("tiny")
-    return Cloud(pool=pool, host=host, node=play(host, tmp_path), tenant=tenant, actor=make_actor("owner", tenant))
+    wire = FakeWire()
+    node = play(host, tmp_path, wire=wire)
+    return Cloud(pool, host, node, tenant, make_actor("owner", tenant), tmp_path, wire, [node])

@@ -30,6 +30,7 @@ from tenants.models import Quota, UsageSegment
 from tenants.services import audit
 from tenants.services.access import system_actor
 from tests.factories.compute import make_flavor
+from tests.factories.migrations import order_migration
 from tests.factories.nodes import run_to_end
 from tests.factories.tenants import make_tenant
 from tests.sagas.conftest import Cloud
@@ -79,6 +80,11 @@ def _prove(cloud: Cloud) -> Operation:
     return prove_host(actor=system_actor("tests"), host_id=cloud.host.id)[1]
 
 
+def _migrate(cloud: Cloud) -> Operation:
+    instance = cloud.create_running()
+    return order_migration(instance, cloud.add_host().host)[1]
+
+
 def _tenant_delete(cloud: Cloud) -> Operation:
     """Without guests, which are operations of their own: tests/sagas/test_tenant_delete.py."""
     below = make_tenant(parent=make_tenant(parent=cloud.tenant))
@@ -96,6 +102,7 @@ SCENARIOS: dict[str, Scenario] = {
     "instance_stop": _power(stop_instance, force=True),
     "instance_reboot": _power(reboot_instance, force=True),
     "instance_resize": _resize,
+    "instance_migrate": _migrate,
     "host_prove": _prove,
     "tenant_delete": _tenant_delete,
 }
@@ -108,6 +115,7 @@ FAULT_OF_METHOD = {
     "instance.reboot": "reboot",
     "instance.resize": "resize",
     "instance.remove": "remove",
+    "instance.receive": "receive",
     "host.prove": "prove",
 }
 
@@ -119,16 +127,16 @@ def test_every_saga_has_a_scenario() -> None:
 @pytest.mark.parametrize("kind", sorted(SAGAS))
 def test_each_step_twice_ends_as_once(kind: str, cloud: Cloud) -> None:
     operation = SCENARIOS[kind](cloud)
-    ended = run_to_end(operation.id, cloud.node, twice=True)
+    ended = run_to_end(operation.id, *cloud.nodes, twice=True)
     assert ended.state == "succeeded", ended.error
-    cloud.node.beat()
-    cloud.node.beat()
+    cloud.beat()
+    cloud.beat()
     assert check_all() == []
     if kind == "instance_delete":
         _assert_nothing_left(cloud)
     elif kind not in ("host_prove", "tenant_delete"):
         assert Instance.unscoped.get(id=operation.target_id).state == "active"
-        assert len(cloud.node.driver.list_domains()) == 1
+        assert sum(len(node.driver.list_domains()) for node in cloud.nodes) == 1
 
 
 def _host_steps(kind: str) -> list[int]:
@@ -142,16 +150,16 @@ def test_a_step_that_fails_for_good_leaves_nothing(kind: str, step: int, when: s
     method = _method_of(cloud, operation, step)
     place = FAULT_OF_METHOD[method]
     if when == "before":
-        cloud.node.driver.host.inject(Fault(place, "never", code="refused"))
+        cloud.inject(Fault(place, "never", code="refused"))
     else:
         # Done, but its answer lost, and refused when asked again: the undo has to find it.
-        cloud.node.driver.host.inject(Fault(place, "unknown_after"), Fault(place, "never", code="refused"))
-    ended = run_to_end(operation.id, cloud.node)
+        cloud.inject(Fault(place, "unknown_after"), Fault(place, "never", code="refused"))
+    ended = run_to_end(operation.id, *cloud.nodes)
     assert ended.state == "failed"
     assert ended.error is not None
     assert ended.error["code"] == "refused"
-    cloud.node.beat()
-    cloud.node.beat()
+    cloud.beat()
+    cloud.beat()
     assert [v for v in check_all() if v.invariant not in ("I2",)] == []
     if kind == "instance_create":
         _assert_nothing_left(cloud)
@@ -163,8 +171,8 @@ def test_a_step_that_fails_for_good_leaves_nothing(kind: str, step: int, when: s
 def test_a_lost_answer_at_every_step_is_finished_by_asking_again(kind: str, cloud: Cloud) -> None:
     operation = SCENARIOS[kind](cloud)
     for place in FAULT_OF_METHOD.values():
-        cloud.node.driver.host.inject(Fault(place, "unknown_after"))
-    ended = run_to_end(operation.id, cloud.node)
+        cloud.inject(Fault(place, "unknown_after"))
+    ended = run_to_end(operation.id, *cloud.nodes)
     assert ended.state == "succeeded", ended.error
     tokens = list(HostCall.objects.filter(operation=operation).order_by("created_at").values_list("token", flat=True))
     assert tokens == sorted(set(tokens)), "each new order carries a higher fencing token"
@@ -176,7 +184,7 @@ def test_a_local_step_that_raises_parks_the_operation_and_gives_nothing_away(
     operation = _create(cloud)
     monkeypatch.setattr("compute.sagas.instance_create.move", _explode)
     # The saga table holds the step function itself, whose `move` is looked up in its module at call time.
-    ended = run_to_end(operation.id, cloud.node)
+    ended = run_to_end(operation.id, *cloud.nodes)
     assert ended.state == "stuck"
     assert Allocation.objects.count() == 1, "a stuck operation holds its room until somebody has looked"
 
@@ -212,7 +220,7 @@ def _assert_nothing_left(cloud: Cloud) -> None:
 def test_undo_that_fails_once_is_tried_until_clean(cloud: Cloud) -> None:
     operation = _create(cloud)
     cloud.node.driver.host.inject(Fault("start", "never", code="refused"), Fault("remove", "retry", times=3))
-    ended = run_to_end(operation.id, cloud.node)
+    ended = run_to_end(operation.id, *cloud.nodes)
     assert ended.state == "failed"
     _assert_nothing_left(cloud)
 

@@ -1,0 +1,265 @@
+"""Live migrations: checked, placed, claimed and ordered. By operators alone: a tenant's instance runs on, wherever."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.db import transaction
+
+from compute import outbox
+from compute.errors import NotMovable, NoValidHost
+from compute.models import Domain, Host, Instance, Migration, Operation
+from compute.placement.groups import Members
+from compute.placement.kept import KEPT
+from compute.placement.place import Refused, place
+from compute.scheduler import explain
+from compute.scheduler.model import Policy, Ranking, Request
+from compute.scheduler.ranking import rank
+from compute.services import decisions
+from compute.services.instances_wanted import Wanted, shared_networks
+from compute.services.locking import lock_instance
+from compute.wire import MigrationJob
+from tenants.errors import InvalidInput, NotFound
+from tenants.models.ids import new_id
+from tenants.services import audit, tree
+from tenants.services.access import Actor, authorize
+
+SETTLE_SECONDS: Final = 300  # beyond the job's own deadline: getting ready, looking at both ends, tidying up
+HOST_PROCESSOR: Final = "host-passthrough"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a guest may be treated on its way. `bandwidth_mib_s` 0: as fast as the link is; pauses in milliseconds.
+
+    See `wire.MigrationJob` for the ladder that these are the rungs of.
+    """
+
+    bandwidth_mib_s: int = 0
+    downtime_ms: int = 300
+    downtime_limit_ms: int = 2000
+    auto_converge: bool = True
+    at_the_end: str = "give_up"
+    deadline_seconds: int = 600
+
+    def check(self) -> None:
+        """Raises InvalidInput for terms that contradict each other."""
+        if self.downtime_limit_ms < self.downtime_ms:
+            raise InvalidInput.field(
+                "/downtime_limit_ms",
+                "below_downtime",
+                f"The longest pause ({self.downtime_limit_ms} ms) has to be at least the first one ({self.downtime_ms} ms).",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why an instance cannot be migrated. `code` is stable."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationCheck:
+    """What a migration would meet now. `destination` is the best host, or the one asked for, where it can go there."""
+
+    instance: Instance
+    source: Host | None
+    destination: Host | None
+    obstacles: list[Obstacle]
+
+
+def check_migration(*, actor: Actor, instance_id: uuid.UUID, destination: Host | None = None) -> MigrationCheck:
+    """Return what `migrate_instance` would meet now, every obstacle of it; nothing is taken.
+
+    Raises NotFound, PermissionDenied. Refusals are answers, not errors.
+    """
+    rows = Instance.unscoped.select_related("tenant", "host__pool", "pool", "flavor", "image", "group")
+    instance = rows.filter(id=instance_id).exclude(state="deleted").first()
+    if instance is None:
+        raise NotFound
+    authorize(actor, "instance.migrate", instance.tenant_id)
+    obstacles = _obstacles(instance, destination)
+    chosen = None
+    if instance.host is not None and instance.kind == "vm":
+        request = _request(instance, destination)
+        members = Members.of(request, without=instance.id)
+        ranking = rank(members.shown(KEPT.look(instance.pool_id)), members.told(request), _policy(instance))
+        if ranking.candidates:
+            chosen = Host.objects.get(id=uuid.UUID(ranking.candidates[0].host_id))
+        elif not (destination is not None and destination.id == instance.host_id):
+            obstacles.append(Obstacle("no_valid_host", " ".join(_reasons(ranking))))
+    return MigrationCheck(instance, instance.host, chosen if not obstacles else None, obstacles)
+
+
+def migrate_instance(
+    *,
+    actor: Actor,
+    instance_id: uuid.UUID,
+    destination: Host | None = None,
+    terms: Terms = Terms(),
+    reason: str = "",
+    if_version: int | None = None,
+    request_key: uuid.UUID | None = None,
+) -> tuple[Migration, Operation]:
+    """Order a live migration to `destination`, or to the host that suits best. Its room there is claimed now.
+
+    Raises NotFound, PermissionDenied, VersionMismatch, OperationInProgress; NotMovable with `obstacles`; NoValidHost
+    with `reasons`; InvalidInput.
+    """
+    terms.check()
+    with transaction.atomic(durable=True):
+        instance = lock_instance(
+            actor=actor, instance_id=instance_id, permission="instance.migrate", if_version=if_version
+        )
+        migration_id = new_id()
+        operation = outbox.submit(
+            actor=actor,
+            kind="instance_migrate",
+            target_type="instance",
+            target_id=instance.id,
+            target_name=instance.name,
+            tenant_id=instance.tenant_id,
+            arguments={"migration": str(migration_id)},
+            request_key=request_key,
+            deadline_seconds=terms.deadline_seconds + SETTLE_SECONDS,
+        )
+        obstacles = _obstacles(instance, destination)
+        if obstacles:
+            sentences = " ".join(obstacle.detail for obstacle in obstacles)
+            raise NotMovable(
+                f"{instance.name} cannot be migrated. {sentences}",
+                obstacles=[dataclasses.asdict(obstacle) for obstacle in obstacles],
+            )
+        assert instance.host is not None  # or it would be an obstacle
+        tree.hold_at(instance.tenant_id)
+        request, policy = _request(instance, destination), _policy(instance)
+        outcome = place(consumers=[migration_id], request=request, policy=policy, moving=instance.id)
+        if isinstance(outcome, Refused):
+            reasons = _reasons(outcome.ranking)
+            raise NoValidHost(f"No host can take {instance.name} now. " + " ".join(reasons), reasons=reasons)
+        host = Host.objects.get(id=outcome.hosts[migration_id])
+        decision = decisions.placed_decision(
+            decision_id=new_id(),
+            tenant_id=instance.tenant_id,
+            placed=dataclasses.replace(outcome, hosts={instance.id: host.id}),
+            request=outcome.request,
+            policy=policy,
+            name=instance.name,
+            recording=instance.pool.recording,
+        )
+        decision.save(force_insert=True)
+        job = MigrationJob(id=str(migration_id), destination_address=str(host.address), **_wire_terms(terms))
+        migration = Migration.objects.create(
+            id=migration_id,
+            instance=instance,
+            source=instance.host,
+            destination=host,
+            operation=operation,
+            decision_id=decision.id,
+            job=job.to_json(),
+            reason=reason[:255],
+            actor=actor.username,
+        )
+        audit.record(
+            actor=actor,
+            action="instance.migrate",
+            tenant=instance.tenant_id,
+            target=instance,
+            operation_id=operation.id,
+            before={"host": instance.host.name},
+            after={"host": host.name, "reason": reason[:255]},
+        )
+        return migration, operation
+
+
+def _obstacles(instance: Instance, destination: Host | None) -> list[Obstacle]:
+    """Return every reason that lies with the instance and its host; what other hosts lack is the ranking's to say."""
+    found = []
+    source = instance.host
+    if instance.state != "active" or source is None:
+        found.append(Obstacle("not_active", f"It is {instance.state}; only an active instance can be migrated."))
+    if instance.kind != "vm":
+        found.append(Obstacle("not_a_vm", "It is a container; only VMs can be migrated while they run."))
+    power = Domain.objects.filter(instance=instance, host=instance.host_id).values_list("power", flat=True).first()
+    if instance.desired_power != "running" or power != "running":
+        found.append(Obstacle("not_running", f"It is {power or 'not seen yet'}; only what runs can be migrated live."))
+    if instance.flavor.pinned or instance.flavor.numa_nodes or instance.flavor.hugepages_kib:
+        found.append(Obstacle("dedicated", "It has CPUs, huge pages or NUMA cells of its own on its host."))
+    if source is None:
+        return found
+    if source.observed_state != "up":
+        found.append(Obstacle("source_not_up", f"Its host {source.name} is {source.observed_state}."))
+    storage = source.facts.get("shared_storage_id", "")
+    if not storage or storage != instance.pool.shared_storage_id:
+        found.append(Obstacle("storage_not_shared", f"Its host {source.name} does not see the pool's shared storage."))
+    if _processor_of(instance) == HOST_PROCESSOR:
+        found.append(Obstacle("host_processor", "It has its host's own processor, which no other host may have."))
+    if destination is not None and destination.id == source.id:
+        found.append(Obstacle("same_host", f"It is on {source.name} already."))
+    elif destination is not None and destination.pool_id != instance.pool_id:
+        found.append(Obstacle("another_pool", f"{destination.name} is in another pool."))
+    elif destination is not None and _release(destination) < _release(source):
+        found.append(
+            Obstacle("older_hypervisor", f"{destination.name} has an older QEMU than {source.name}, which started it.")
+        )
+    return found
+
+
+def _request(instance: Instance, destination: Host | None) -> Request:
+    """Return what the scheduler is asked: what the create asked, of another host that can run the guest as it is now."""
+    network = shared_networks().filter(pool=instance.pool_id).first()
+    assert network is not None
+    assert instance.host is not None
+    wanted = Wanted(
+        flavor=instance.flavor, image=instance.image, pool=instance.pool, network=network, keys=[], group=instance.group
+    )
+    release = _release(instance.host)
+    older = [host.id for host in Host.objects.filter(pool=instance.pool_id) if _release(host) < release]
+    processor = _processor_of(instance)
+    return dataclasses.replace(
+        wanted.request(),
+        resources=_size(instance, wanted),
+        forbidden_hosts=frozenset(map(str, [instance.host_id, *older])),
+        target_host=str(destination.id) if destination is not None else None,
+        virt_mode="kvm" if "kvm" in instance.host.modes else "qemu",
+        cpu_models=frozenset({processor} if processor else ()),
+    )
+
+
+def _size(instance: Instance, wanted: Wanted) -> Any:
+    # The instance's own size: its flavor may have been changed since.
+    return dataclasses.replace(
+        wanted.request().resources,
+        vcpus=instance.vcpus,
+        memory_mib=instance.memory_mib,
+        disk_gib=instance.disk_gib,
+    )
+
+
+def _policy(instance: Instance) -> Policy:
+    return Policy(name=instance.pool.policy)
+
+
+def _processor_of(instance: Instance) -> str:
+    """Return the processor that the guest sees: its flavor's, or the one that its host gives all others; "" if unknown."""
+    model: str = instance.flavor.cpu_model
+    return model or (str(instance.host.facts.get("cpu_model", "")) if instance.host is not None else "")
+
+
+def _release(host: Host) -> tuple[int, ...]:
+    """Return the version of a host's QEMU: a guest's machine is known to the release that made it, and to later ones."""
+    text = str(host.facts.get("qemu_version", ""))
+    return tuple(int(part) for part in text.split(".") if part.isdecimal())
+
+
+def _reasons(ranking: Ranking) -> list[str]:
+    return list(explain.tenant_summary(ranking))
+
+
+def _wire_terms(terms: Terms) -> dict[str, Any]:
+    return {**dataclasses.asdict(terms), "deadline_seconds": float(terms.deadline_seconds)}
