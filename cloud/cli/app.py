@@ -12,6 +12,7 @@ from cloud.cli.commands import (
     groups,
     hosts,
     instances,
+    migrations,
     operations,
     ssh,
     tenants,
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.add_typer(instances.app, name="instance")
 app.add_typer(hosts.app, name="host")
 app.add_typer(hosts.pool_app, name="pool")
+app.add_typer(migrations.app, name="migration")
 app.add_typer(operations.app, name="operation")
 app.add_typer(operations.decision_app, name="decision")
 app.add_typer(operations.audit_app, name="audit")
@@ -48,6 +50,7 @@ app.add_typer(contexts.app, name="context")
 contexts.register(app)
 ssh.register(app)
 ssh.register(instances.app)
+migrations.register(instances.app)
 
 
 def main() -> None:

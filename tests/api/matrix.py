@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from compute.models import Decision, Grant, Group, Host, Instance, Keypair, Operation, Price
+from compute.models import Decision, Grant, Group, Host, Instance, Keypair, Migration, Operation, Price
 from tenants.models import ApiToken, Tenant, User
 from tests.api.conftest import World
 
@@ -22,6 +22,7 @@ class Things:
 
     world: World
     instance: Instance
+    runner: Instance
     operation: Operation
     stuck: Operation
     decision: Decision
@@ -36,6 +37,7 @@ class Things:
     heard_host: Host
     price: Price
     grant: Grant
+    migration: Migration
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,14 @@ ROWS: dict[str, Row] = {
     "instance_prioritize": Row("POST", _of("instances", INSTANCE, "/actions/prioritize"), _body(priority=90)),
     "instance_console_log": Row("GET", _of("instances", INSTANCE, "/console-log"), object_id=_instance_id),
     "instance_decision": Row("GET", _of("instances", INSTANCE, "/decision"), object_id=_instance_id),
+    "instance_migrate": Row(
+        "POST",
+        _of("instances", lambda things: things.runner, "/actions/migrate"),
+        _body(),
+        object_id=lambda things: things.runner.id,
+    ),
+    "migration_list": Row("GET", _at("migrations")),
+    "migration_show": Row("GET", _of("migrations", lambda things: things.migration)),
     "operation_list": Row("GET", _at("operations")),
     "operation_show": Row(
         "GET", _of("operations", lambda things: things.operation), object_id=lambda things: things.operation.id

@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from cloud.api.routes import Route
 from cloud.api.v1.urls import urlpatterns
-from compute.models import Decision, Domain, Fence, Group, Host, Instance, Keypair, Operation, Price
+from compute.models import Decision, Domain, Fence, Group, Host, Instance, Keypair, Migration, Operation, Pool, Price
 from compute.services.grants import Terms, create_grant
+from compute.wire import MigrationJob
 from tenants import roles
 from tenants.models import ApiToken, AuditEvent, Membership, Quota, Tenant, User
 from tests.api.conftest import ROLES, Caller, World, build_world, undone
@@ -71,6 +72,21 @@ def _fenced(world: World) -> Host:
     return host
 
 
+def _runner(world: World) -> Instance:
+    """A VM that runs, and a host that it could go to."""
+    created = world.owner.ok("POST", "instances", world.order(name="runner"), status=202)
+    Operation.objects.filter(state="pending").update(state="succeeded", finished_at="2026-01-01T00:00:00Z")
+    rows = Instance.unscoped.filter(id=created["instance"]["id"])
+    rows.update(state="active")
+    instance: Instance = rows.get()
+    now = timezone.now()
+    Domain.objects.create(instance=instance, host=world.host, power="running", since=now, observed_at=now)
+    make_host(world.pool)
+    Host.objects.update(facts={"shared_storage_id": "one"})
+    Pool.objects.update(shared_storage_id="one")
+    return instance
+
+
 def build_things() -> Things:
     world = build_world()
     created = world.owner.ok("POST", "instances", world.order(), status=202)
@@ -101,12 +117,14 @@ def build_things() -> Things:
     make_token(carol, world.tenant)
     child, _ = make_tenant("child", parent=world.tenant), make_tenant("sibling", parent=world.tenant)
     create_grant(actor=SYSTEM, tenant=world.tenant, pool=world.pool, flavor=world.flavor, terms=Terms())
+    decision = Decision.unscoped.get()
     return Things(
         world=world,
         instance=instance,
+        runner=_runner(world),
         operation=operation,
         stuck=stuck,
-        decision=Decision.unscoped.get(),
+        decision=decision,
         keypair=Keypair.unscoped.get(),
         group=Group.unscoped.get(),
         child=child,
@@ -120,6 +138,15 @@ def build_things() -> Things:
             resource="disk_gib", per_hour="0.001", currency="EUR", valid_from="2026-01-01T00:00:00Z", set_by="x"
         ),
         grant=create_grant(actor=SYSTEM, tenant=child, pool=world.pool, flavor=None, terms=Terms()),
+        migration=Migration.objects.create(
+            instance=instance,
+            source=world.host,
+            destination=make_host(world.pool, admin_state="disabled"),
+            operation=operation,
+            state="aborted",
+            job=MigrationJob("job", "10.97.0.2").to_json(),
+            actor="ops",
+        ),
     )
 
 

@@ -36,6 +36,7 @@ from compute.services.instances_forecast import forecast_instances
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
 from compute.services.instances_resize import plan_resize, resize_instance
 from compute.services.instances_wanted import COUNT_LIMIT
+from compute.services.migrations import Terms, check_migration, migrate_instance
 from tenants.services.access import Actor, visible_tenant_ids
 
 KINDS: Final = ("vm", "container")
@@ -134,6 +135,34 @@ class ResizeInput(StrictSerializer):
 
 class ResizeQuery(StrictSerializer):
     dry_run = Choice(["true", "false"], required=False, help_text="true: say what would happen, change nothing")
+
+
+class MigrateQuery(StrictSerializer):
+    dry_run = Choice(["true", "false"], required=False, help_text="true: say what would happen, change nothing")
+
+
+class MigrateInput(StrictSerializer):
+    """What is left out is as it suits most guests: a first pause of 300 ms, at most 2 s, given up after 10 minutes."""
+
+    destination = Text(required=False, help_text="id or name of a host; left out: the scheduler chooses")
+    reason = Text(required=False, allow_blank=True, max_length=255)
+    bandwidth_mib_s = Whole(required=False, min_value=0, max_value=1_000_000, help_text="0: as fast as the link is")
+    downtime_ms = Whole(required=False, min_value=1, max_value=60_000, help_text="how long it may pause at first")
+    downtime_limit_ms = Whole(required=False, min_value=1, max_value=60_000, help_text="and at the most")
+    auto_converge = Flag(required=False, help_text="slow its processors down where it writes too fast")
+    at_the_end = Choice(["give_up", "pause"], required=False, help_text="where even the longest pause does not suffice")
+    deadline_seconds = Whole(required=False, min_value=10, max_value=86_400)
+
+
+class ObstacleAnswer(Answer):
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class MigrationCheckAnswer(Answer):
+    source = NamedAnswer(allow_null=True)  # type: ignore[assignment]  # the field's name is what hosts and docs call it
+    destination = NamedAnswer(allow_null=True, help_text="where it would go; null: it cannot")
+    obstacles = ObstacleAnswer(many=True)
 
 
 class InstanceListQuery(StrictSerializer):
@@ -271,6 +300,33 @@ class Instances(Door):
             plan = plan_resize(actor=call.actor, instance_id=instance.id, flavor=call.body["flavor"])
             return Response(call.render(ResizePlanAnswer, plan))
         return self._order(call, reference, resize_instance, flavor=call.body["flavor"])
+
+    @route(
+        "instance_migrate",
+        permission="instance.migrate",
+        query=MigrateQuery,
+        body=MigrateInput,
+        answer=AcceptedAnswer,
+        dry_answer=MigrationCheckAnswer,
+        status=202,
+    )
+    def migrate(self, call: Call, reference: str) -> Response:
+        """Move a running VM to another host while it runs; for the cloud's operators. It keeps its addresses.
+
+        Without a destination the scheduler chooses. Cancel the operation to have it stay. With `?dry_run=true` nothing
+        is ordered: the answer, 200, names the destination, or every obstacle.
+        """
+        body = dict(call.body)
+        instance = self._find(call, reference)
+        named = body.pop("destination", None)
+        destination = get_host(actor=call.actor, reference=named) if named is not None else None
+        if call.query.get("dry_run") == "true":
+            check = check_migration(actor=call.actor, instance_id=instance.id, destination=destination)
+            return Response(call.render(MigrationCheckAnswer, check))
+        reason = body.pop("reason", "")
+        return self._order(
+            call, reference, migrate_instance, destination=destination, reason=reason, terms=Terms(**body)
+        )
 
     @route("instance_console_log", permission="instance.console_log", query=ConsoleLogQuery, answer=ConsoleLogAnswer)
     def console_log(self, call: Call, reference: str) -> Response:

@@ -15,6 +15,7 @@ from cloud.api.v1.keypairs import Keypairs
 from cloud.api.v1.losses import Losses
 from cloud.api.v1.me import Me
 from cloud.api.v1.members import Members
+from cloud.api.v1.migrations import Migrations
 from cloud.api.v1.operations import Operations
 from cloud.api.v1.pools import Pools
 from cloud.api.v1.prices import Prices
@@ -72,8 +73,11 @@ urlpatterns = [
     _collection("instances/<str:reference>/actions/stop", Instances, post="stop"),
     _collection("instances/<str:reference>/actions/reboot", Instances, post="reboot"),
     _collection("instances/<str:reference>/actions/resize", Instances, post="resize"),
+    _collection("instances/<str:reference>/actions/migrate", Instances, post="migrate"),
     _collection("instances/<str:reference>/console-log", Instances, get="console_log"),
     _collection("instances/<str:reference>/decision", Instances, get="decision"),
+    _collection("migrations", Migrations, get="list"),
+    _collection("migrations/<str:migration_id>", Migrations, get="retrieve"),
     _collection("operations", Operations, get="list"),
     _collection("operations/<str:operation_id>", Operations, get="retrieve"),
     _collection("operations/<str:operation_id>/cancel", Operations, post="cancel"),

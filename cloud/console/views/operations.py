@@ -13,7 +13,7 @@ from cloud.console.guard import for_operators
 from cloud.pages.live import render_live
 from cloud.pages.paging import page
 from compute import states
-from compute.models import HostCall
+from compute.models import HostCall, Migration
 from compute.sagas.registry import SAGAS
 from compute.selectors.operations import get_operation, list_operations, progress_of
 from compute.services.operations import cancel_operation, retry_operation
@@ -52,6 +52,7 @@ def detail(request: HttpRequest, actor: Actor, operation_id: uuid.UUID) -> HttpR
         "operation": operation,
         "progress": progress_of(operation),
         "open": operation.state in states.OPERATION_OPEN,
+        "migration": Migration.objects.select_related("source", "destination").filter(operation=operation).first(),
         "calls": list(HostCall.objects.filter(operation=operation).select_related("host").order_by("created_at")[:100]),
     }
     return render_live(request, "console/operations/detail.html", "console/operations/_detail.html", context)

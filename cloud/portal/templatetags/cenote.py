@@ -67,11 +67,12 @@ _ICONS = {
 
 # State word -> look. Words of instances, operations, hosts, tenants and users share one table, so they look the same.
 _LOOKS = {
-    "ok": "running active succeeded up enabled placed ok done proved finished",
-    "busy": "building starting stopping rebooting resizing deleting pending unwinding enrolling cleaning draining waiting taken asked",
+    "ok": "running active succeeded up enabled placed ok done proved finished completed",
+    "busy": "building starting stopping rebooting resizing migrating deleting pending unwinding enrolling cleaning "
+    "draining waiting taken asked claimed preparing",
     "bad": "error failed down fenced stuck crashed refused",
     "warn": "unknown suspect paused suspended disabled cancelled",
-    "off": "stopped drained removed deleted",
+    "off": "stopped drained removed deleted aborted",
 }
 _LOOK = {word: look for look, words in _LOOKS.items() for word in words.split()}
 

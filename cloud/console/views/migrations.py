@@ -1,0 +1,54 @@
+"""Guests on their way from host to host: the list, and the page before one is sent."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_safe
+
+from cloud.console.guard import for_operators
+from cloud.pages.live import render_live
+from cloud.pages.paging import page
+from compute import states
+from compute.selectors.migrations import list_migrations
+from compute.selectors.pools import get_host, list_hosts
+from compute.services.migrations import check_migration, migrate_instance
+from tenants.services.access import Actor
+
+
+@require_safe
+@for_operators
+def index(request: HttpRequest, actor: Actor) -> HttpResponse:
+    state = request.GET.get("state", "")
+    rows = list_migrations(actor=actor, open_only=state == "open", state=state if state in states.MIGRATION else None)
+    found = page(request, rows)
+    context = {
+        "migrations": found.items,
+        "page": found,
+        "state": state,
+        "states": ("open", "completed", "failed", "aborted"),
+    }
+    return render_live(request, "console/migrations/index.html", "console/migrations/_rows.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@for_operators
+def migrate(request: HttpRequest, actor: Actor, instance_id: uuid.UUID) -> HttpResponse:
+    """Where it would go and what is in the way; a POST sends it."""
+    values = request.POST if request.method == "POST" else request.GET
+    named = values.get("destination", "")
+    destination = get_host(actor=actor, reference=named) if named else None
+    if request.method == "POST":
+        reason = values.get("reason", "").strip()
+        migration, operation = migrate_instance(
+            actor=actor, instance_id=instance_id, destination=destination, reason=reason
+        )
+        messages.success(request, f"It is being moved to {migration.destination.name}, and runs meanwhile.")
+        return redirect("console:operation", operation.id)
+    check = check_migration(actor=actor, instance_id=instance_id, destination=destination)
+    hosts = [host for host in list_hosts(actor=actor, pool=check.instance.pool) if host != check.source]
+    context = {"check": check, "hosts": hosts, "named": destination}
+    return render(request, "console/migrations/migrate.html", context)
