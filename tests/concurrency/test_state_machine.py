@@ -28,7 +28,7 @@ from django.utils import timezone
 
 from compute import states
 from compute.models import Alarm, Allocation, Grant, Host, HostCall, Instance, Keypair, Operation, SetAside
-from compute.node.drivers.fake import FakeHost
+from compute.node.drivers.fake import FakeHost, FakeWire
 from compute.reconcilers import promises
 from compute.selectors.invariants import Violation, check_all
 from compute.services.grants import delete_grant
@@ -106,10 +106,11 @@ def nursery(transactional_db: None, tmp_path: Path) -> Iterator[Nursery]:
 def cloud(transactional_db: None) -> None:
     """A pool of four hosts that promises through the loss of one, a few tenants on several levels, users."""
     pool = make_pool("lab")
-    pool.host_losses = 1
+    pool.host_losses, pool.shared_storage_id = 1, "fake-storage"
     pool.save()
     for number in range(4):
         make_host(pool, vcpus=8, memory_mib=8192, disk_gib=80, name=f"host-{number}")
+    Host.objects.update(facts={"shared_storage_id": "fake-storage"})
     make_flavor("unit", vcpus=2, memory_mib=2048, disk_gib=20)
     make_flavor("small", vcpus=1, memory_mib=512, disk_gib=5)
     make_flavor("wide", vcpus=3, memory_mib=256, disk_gib=5)
@@ -230,6 +231,8 @@ def test_every_invariant_holds_after_every_step(cloud: None, nursery: Nursery, t
     assert not Alarm.objects.filter(cleared_at=None).exists()
     assert not Quota.unscoped.filter(resource__in=["instances", "vcpus", "keypairs"], used__gt=0).exists()
     assert {(host.used_vcpus, host.held_vcpus) for host in Host.objects.all()} == {(0, 0)}
+    wire = FakeWire.load(tmp_path / "storage.json")
+    assert wire.disks == {}
     for host in Host.objects.all():
-        machine = FakeHost.load(tmp_path / f"{host.name}.json")
-        assert (machine.domains, machine.disks) == ({}, {})
+        machine = FakeHost.load(tmp_path / f"{host.name}.json", wire=wire)
+        assert (machine.domains, machine.expected, machine.arrived) == ({}, set(), set())

@@ -16,6 +16,7 @@ from compute.services.instances_delete import delete_instance
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
 from compute.services.instances_resize import resize_instance
 from compute.services.keypairs import create_keypair, delete_keypair
+from compute.services.migrations import migrate_instance
 from compute.services.operations import cancel_operation
 from compute.services.tenants_delete import delete_tenant_with_contents, plan_tenant_delete
 from compute.services.tenants_move import move_tenant_with_guests
@@ -46,6 +47,7 @@ class Rules:
             (7, self.stop),
             (2, self.reboot),
             (10, self.resize),
+            (8, self.migrate),
             (4, self.cancel),
             (4, self.tenant_create),
             (3, self.tenant_delete),
@@ -118,6 +120,13 @@ class Rules:
             instance_id=found.id,
             flavor=self._one(Flavor.objects.filter(disk_gib__gte=found.disk_gib).exclude(id=found.flavor_id)).name,
         )
+
+    def migrate(self) -> None:
+        """A running guest more often than not, to wherever it suits or to any host."""
+        running = Instance.unscoped.filter(state="active", desired_power="running")
+        found = self._one(running) if running.exists() and self.dice.random() < 0.9 else self._instance()
+        to = self._one(Host.objects.all()) if self.dice.random() < 0.3 else None
+        migrate_instance(actor=ACTOR, instance_id=found.id, destination=to)
 
     def cancel(self) -> None:
         rows = Operation.objects.filter(state__in=["pending", "running"], target_type__in=["instance", "tenant"])

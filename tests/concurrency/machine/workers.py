@@ -22,7 +22,7 @@ from django.db import connection
 
 from compute.errors import StaleAnswer
 from compute.models import Host, HostCall, Operation
-from compute.node.drivers.fake import FakeDriver, FakeHost
+from compute.node.drivers.fake import FakeDriver, FakeHost, FakeWire
 from compute.node.drivers.faults import Fault, FaultKind
 from compute.node.drivers.settings import DriverSettings
 from compute.reconcilers import instances, promises
@@ -85,7 +85,8 @@ def hosts(dice: random.Random, folder: Path) -> None:
 
     A file `cut` says that the power was cut: what ran is stopped.
     """
-    played = [_PlayedOn(host, folder) for host in Host.objects.order_by("name")]
+    wire = FakeWire.load(folder / "storage.json")
+    played = [_PlayedOn(host, folder, wire) for host in Host.objects.order_by("name")]
     if (folder / "cut").exists():
         for host in played:
             host.cut_power()
@@ -104,24 +105,30 @@ def hosts(dice: random.Random, folder: Path) -> None:
 class _PlayedOn(PlayedHost):
     """A played host whose machine outlives its worker: it lies in a file."""
 
-    def __init__(self, host: Host, folder: Path) -> None:
+    def __init__(self, host: Host, folder: Path, wire: FakeWire) -> None:
         settings = DriverSettings(
             shared_dir=folder,
             local_dir=folder / host.name,
             vcpus=host.total_vcpus,
             memory_mib=host.total_memory_mib,
             disk_gib=host.total_disk_gib,
+            underlay_address=str(host.address),
         )
-        super().__init__(host, FakeDriver(settings, FakeHost.load(folder / f"{host.name}.json")))
+        super().__init__(host, FakeDriver(settings, FakeHost.load(folder / f"{host.name}.json", wire=wire)))
 
     def work(self, dice: random.Random) -> None:
         for call in nodes.fetch_calls(host=self.host, limit=16):
+            if call.method == "instance.migrate":
+                self.driver.host.job_questions = dice.choice([0, 0, 1, 3])
             if dice.random() < 0.06:
                 method = call.method.removeprefix("instance.")
                 kinds: list[FaultKind] = ["retry", "unknown", "unknown_after"]
-                # A host that can never remove a guest, or take back a step, leaves the operation to an operator: "stuck",
-                # rightly.
-                if method != "remove" and not HostCall.objects.filter(id=call.id, purpose="undo").exists():
+                # A host that can never remove a guest, let go of one that moved, or take back a step, leaves the operation to
+                # an operator: "stuck", rightly.
+                if (
+                    method not in ("remove", "withdraw")
+                    and not HostCall.objects.filter(id=call.id, purpose="undo").exists()
+                ):
                     kinds.append("never")
                 self.driver.inject(Fault(method, dice.choice(kinds), instance_id=call.target_id))
             answer = self.execute(call)
