@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -72,6 +73,14 @@ def _fenced(world: World) -> Host:
     return host
 
 
+def _heard(world: World) -> Host:
+    """A fenced host that speaks again, and goes on doing so however long the tests take."""
+    host = make_host(world.pool, observed_state="fenced")
+    host.last_seen_at = timezone.now() + timedelta(hours=1)
+    host.save(update_fields=["last_seen_at"])
+    return host
+
+
 def _runner(world: World) -> Instance:
     """A VM that runs, and a host that it could go to."""
     created = world.owner.ok("POST", "instances", world.order(name="runner"), status=202)
@@ -133,7 +142,7 @@ def build_things() -> Things:
         spare_host=make_host(world.pool, admin_state="disabled"),
         down_host=make_host(world.pool, observed_state="down"),
         fenced_host=_fenced(world),
-        heard_host=make_host(world.pool, observed_state="fenced"),
+        heard_host=_heard(world),
         price=Price.objects.create(
             resource="disk_gib", per_hour="0.001", currency="EUR", valid_from="2026-01-01T00:00:00Z", set_by="x"
         ),
