@@ -28,7 +28,6 @@ from tenants.services.access import Actor, system_actor
 from tenants.services.tenants import abandon_deletion, delete_tenant
 
 AT_ONCE: Final = 16
-TENANTS_PER_TURN: Final = 50
 _NAMED: Final = 5
 
 
@@ -151,10 +150,11 @@ def _tenants(context: Context) -> bool:
         _guests(context)
         return False
     tree.hold()
-    # Who holds one of them may wait for the sums above, which this turn has in hand after the first: never wait here.
     before = living_below(context.target_id).count()
-    rows = living_below(context.target_id).select_for_update(no_key=True, skip_locked=True)
-    for tenant in list(rows[:TENANTS_PER_TURN]):
+    # One in a turn: each gives back sums of other resources up to the root. A turn that went on with the next would have
+    # some of the root's sums in hand and wait for others, against who locks them all in order, as another deletion does.
+    # Who holds it may wait for the sums above: never wait here.
+    for tenant in living_below(context.target_id).select_for_update(no_key=True, skip_locked=True)[:1]:
         if not _forget_groups(context, tenant):
             continue
         _forget_keypairs(context, tenant)

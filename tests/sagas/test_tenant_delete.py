@@ -342,8 +342,7 @@ def test_a_guest_that_others_delete_already_is_waited_for(cloud: Cloud, full: Te
     assert Operation.objects.filter(kind="instance_delete", target_id=guest.id).count() == 1
 
 
-def test_tenants_go_a_few_at_a_time(cloud: Cloud, full: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tenant_delete, "TENANTS_PER_TURN", 1)
+def test_tenants_go_one_at_a_time(cloud: Cloud, full: Tenant) -> None:
     operation = delete(full)
     for _ in range(40):
         work(cloud, rounds=1)
