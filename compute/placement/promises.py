@@ -64,11 +64,14 @@ def verdicts(*, pool_id: uuid.UUID) -> tuple[Verdict, ...]:
 def lock_hosts(*, pool_id: uuid.UUID) -> list[Host]:
     """Lock all hosts of a pool, by id: nothing is claimed or given back there until the transaction ends.
 
-    No tenant moves either: who draws on which promise follows from the paths. Without what hosts reported at length: thousands
+    No tenant moves either: who draws on which promise follows from the paths. No key: who only points at a host (the
+    check of a foreign key, at commit, with other hosts in hand) need not wait. Without what hosts reported at length: thousands
     are held while this is read.
     """
     tree.hold()
-    rows = Host.objects.select_for_update(of=("self",)).filter(pool_id=pool_id).exclude(admin_state="removed")
+    rows = (
+        Host.objects.select_for_update(of=("self",), no_key=True).filter(pool_id=pool_id).exclude(admin_state="removed")
+    )
     hosts = list(rows.defer("proof", "strays", "stray_disks").order_by("id"))
     pool = Pool.objects.get(id=pool_id)
     for host in hosts:

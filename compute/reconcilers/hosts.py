@@ -56,7 +56,7 @@ def _paid() -> list[uuid.UUID]:
 def _clean(host_id: uuid.UUID) -> int:
     try:
         with transaction.atomic():
-            host = Host.objects.select_for_update(of=("self",)).get(id=host_id)
+            host = Host.objects.select_for_update(of=("self",), no_key=True).get(id=host_id)
             move(host, "up", column="observed_state", state_reason="")
     except TransitionRefused:
         return 0
@@ -68,7 +68,7 @@ def _silent(host: Host, target: str, seconds: int) -> int:
     try:
         with transaction.atomic():
             # Under the row lock the silence is looked at again: a heartbeat may have come in between.
-            fresh = Host.objects.select_for_update(of=("self",)).filter(
+            fresh = Host.objects.select_for_update(of=("self",), no_key=True).filter(
                 id=host.id, last_seen_at__lt=Now() - timedelta(seconds=seconds)
             )
             if not fresh.exists():

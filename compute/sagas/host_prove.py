@@ -20,7 +20,7 @@ def _prove_call(context: Context) -> HostOrder:
 
 def _proved(context: Context, result: dict[str, Any]) -> None:
     proof = HostProof.from_json(result)
-    host = Host.objects.select_for_update(of=("self",)).select_related("pool").get(id=context.target_id)
+    host = Host.objects.select_for_update(of=("self",), no_key=True).select_related("pool").get(id=context.target_id)
     apply_inventory(host=host, reported=proof.inventory)
     modes = {mode for mode in proof.inventory.virt_modes if mode == "lxc"} | (
         {proof.vm_mode} if proof.vm_mode else set()
@@ -40,7 +40,7 @@ def _proved(context: Context, result: dict[str, Any]) -> None:
 
 
 def _enable(context: Context) -> None:
-    host = Host.objects.select_for_update().get(id=context.target_id)
+    host = Host.objects.select_for_update(no_key=True).get(id=context.target_id)
     failed = context.scratch.get("failed") or []
     if failed:
         reason = "; ".join(failed)[:255]

@@ -83,7 +83,7 @@ def join_host(*, token: str, name: str, address: str, csr_pem: str) -> Joined:
             # Before anything is written: a bad request must not cost the token.
             raise JoinRefused(f"The certificate request cannot be signed: {error}.") from None
         node_token = "cnn_" + secrets.token_urlsafe(32)
-        host = Host.objects.select_for_update(of=("self",)).filter(name=name).first()
+        host = Host.objects.select_for_update(of=("self",), no_key=True).filter(name=name).first()
         if host is None:
             host = Host.objects.create(
                 name=name, pool=row.pool, address=address, node_token_hash=token_hash(node_token)
@@ -202,7 +202,7 @@ def remove_host(*, actor: Actor, host_id: uuid.UUID, if_version: int | None = No
 def _lock(actor: Actor, host_id: uuid.UUID, permission: str, if_version: int | None = None) -> Host:
     authorize(actor, permission, None)
     host = (
-        Host.objects.select_for_update(of=("self",))
+        Host.objects.select_for_update(of=("self",), no_key=True)
         .select_related("pool")
         .filter(id=host_id)
         .exclude(admin_state="removed")

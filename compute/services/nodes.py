@@ -125,7 +125,7 @@ def heartbeat(*, host: Host, report: HostReport) -> HeartbeatAnswer:
     """
     in_hand = _uuids(report.calls_in_hand)
     with transaction.atomic():
-        locked = Host.objects.select_for_update(of=("self",)).select_related("pool").get(id=host.id)
+        locked = Host.objects.select_for_update(of=("self",), no_key=True).select_related("pool").get(id=host.id)
         _note_alive(locked, report)
         if report.inventory is not None:
             apply_inventory(host=locked, reported=report.inventory)
