@@ -161,8 +161,11 @@ def _hear_look(context: Context, migration: Migration, reply: Reply | None) -> H
         return _ask_look(context, migration, "source")
     if reply is None:  # after a pause
         return _ask_look(context, migration, "source")
-    scratch[scratch["asked"]] = reply.result if reply.outcome == "done" else None
-    if scratch["asked"] == "source":
+    side = scratch["asked"]
+    scratch[side] = reply.result if reply.outcome == "done" else None
+    if reply.outcome == "silent" and _is_fenced(migration.source_id if side == "source" else migration.destination_id):
+        scratch[side] = DomainLook("absent").to_json()  # it was proved to be off: no silence, but an answer
+    if side == "source":
         return _ask_look(context, migration, "destination")
     return _conclude(context, migration, _look(scratch["source"]), _look(scratch["destination"]))
 
@@ -197,6 +200,9 @@ def _conclude(
             raise StepFailed("guest_ended", "The guest ended while it was on its way.", _seen(source, destination))
         case "wait":
             return Wait(PAUSE_SECONDS)
+        case "unclear" if _is_fenced(migration.source_id):
+            # Nobody is left who could finish that copy. It is taken away; the disk has what the guest had written.
+            raise StepFailed("source_lost", _WHY["source_lost"], _seen(source, destination))
         case "unclear":
             context.scratch["unclear"] = unclear = context.scratch.get("unclear", 0) + 1
             if unclear <= LOOK_LIMIT:
@@ -214,6 +220,7 @@ def _seen(source: DomainLook | None, destination: DomainLook | None) -> str:
 
 
 _WHY = {
+    "source_lost": "Its host was lost while it was on its way.",
     "cancelled": "Cancelled on request; the instance runs on where it was.",
     "deadline": "It was not done in time; the instance runs on where it was.",
     "not_converging": "The guest writes faster than its memory can be copied; it runs on where it was.",
@@ -251,6 +258,8 @@ def _adopt(context: Context, reply: Reply | None) -> HostOrder | Wait | None:
         return None
     if reply.outcome == "never" and reply.code == "domain_absent":
         return None  # it ended meanwhile: the tenant's wish decides, at its new host
+    if reply.outcome == "silent" and _is_fenced(_migration(context).destination_id):
+        return None  # it is lost with its new host, and is evacuated from there once this has ended
     return Wait(PAUSE_SECONDS)
 
 
@@ -282,6 +291,10 @@ def _leave(context: Context, reply: Reply | None) -> HostOrder | Wait | None:
 
 def _is_gone(host_id: uuid.UUID) -> bool:
     return Host.objects.filter(id=host_id, observed_state__in=["down", "fenced"]).exists()
+
+
+def _is_fenced(host_id: uuid.UUID) -> bool:
+    return Host.objects.filter(id=host_id, observed_state="fenced").exists()
 
 
 def _finish_failed(context: Context, error: dict[str, str]) -> None:

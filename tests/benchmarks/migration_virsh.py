@@ -43,6 +43,8 @@ class Move:
 
 
 def by_product(operator: httpx.Client, instance_id: str, destination: str, downtime_ms: int) -> Move:
+    while operator.get(f"/instances/{instance_id}").json()["power"] != "running":
+        time.sleep(0.5)  # a listing of its host that saw it arrive is followed by one that sees it run
     began = time.monotonic()
     body = {"destination": destination, "downtime_ms": downtime_ms}
     answer = operator.post(

@@ -262,6 +262,78 @@ def test_the_source_goes_away_after_the_guest_has_left(pair: Pair) -> None:
     pair.assert_moved()
 
 
+def _lose(pair: Pair, operation: Operation, lost: PlayedHost, other: PlayedHost) -> Operation:
+    """Fence a host and give turns until the operation has ended, while the other one answers."""
+    Host.objects.filter(id=lost.host.id).update(observed_state="fenced")
+    for _ in range(60):
+        make_due(operation.id)
+        HostCall.objects.filter(state="waiting").update(created_at=timezone.now() - timezone.timedelta(seconds=61))
+        take_turn(operation.id)
+        other.run_calls()
+        found = Operation.objects.get(id=operation.id)
+        if found.state in ("succeeded", "failed", "stuck"):
+            return found
+    raise AssertionError(f"it waits for a host that is proved to be off: {found.state}")
+
+
+def test_a_source_that_was_fenced_is_waited_for_no_longer(pair: Pair) -> None:
+    """So that the evacuation of its guests can go on: as long as this is open it leaves the guest alone."""
+    pair.here.driver.host.job_questions = 9
+    _, operation = pair.order()
+    for _ in range(4):
+        make_due(operation.id)
+        take_turn(operation.id)
+        for node in pair.cloud.nodes:
+            node.run_calls()
+    ended = _lose(pair, operation, pair.here, pair.there)
+    assert ended.state == "failed"
+    assert pair.fresh().host_id == pair.here.host.id, "the evacuation takes it from there"
+    assert Allocation.objects.get().consumer_type == "instance"
+    assert pair.there.driver.host.expected == set()
+
+
+def test_a_half_made_copy_of_a_lost_source_is_taken_away(pair: Pair) -> None:
+    _, operation = pair.order()
+    while pair.running_on() == [pair.here.host.id]:
+        make_due(operation.id)
+        take_turn(operation.id)
+        for node in pair.cloud.nodes:
+            node.run_calls()
+    pair.there.driver.set_power(str(pair.instance.id), "paused")
+    ended = _lose(pair, operation, pair.here, pair.there)
+    assert ended.error is not None
+    assert (ended.state, ended.error["code"]) == ("failed", "source_lost")
+    assert pair.there.driver.list_domains() == ()
+
+
+def test_a_destination_that_was_fenced_ends_it_where_the_guest_was(pair: Pair) -> None:
+    pair.here.driver.host.job_questions = 9
+    _, operation = pair.order()
+    for _ in range(4):
+        make_due(operation.id)
+        take_turn(operation.id)
+        for node in pair.cloud.nodes:
+            node.run_calls()
+    pair.there.driver.host.expected.clear()
+    ended = _lose(pair, operation, pair.there, pair.here)
+    assert ended.state == "failed"
+    assert pair.running_on() == [pair.here.host.id]
+    assert pair.fresh().host_id == pair.here.host.id
+
+
+def test_a_guest_that_moved_to_a_host_that_was_fenced_is_that_hosts(pair: Pair) -> None:
+    _, operation = pair.order()
+    while pair.fresh().host_id == pair.here.host.id:
+        make_due(operation.id)
+        take_turn(operation.id)
+        if pair.fresh().host_id == pair.here.host.id:
+            for node in pair.cloud.nodes:
+                node.run_calls()
+    ended = _lose(pair, operation, pair.there, pair.here)
+    assert ended.state == "succeeded", "its evacuation waits for this to end"
+    assert pair.fresh().host_id == pair.there.host.id
+
+
 def test_two_running_copies_are_left_to_a_person(pair: Pair) -> None:
     _, operation = pair.order()
     pair.here.driver.host.job_questions = 0
