@@ -65,7 +65,6 @@ def _withdraw(driver: Driver, call: Call) -> dict[str, Any]:
         call.target_id,
         paused_too=_flag(call, "paused_too"),
         running_too=_flag(call, "running_too"),
-        own_disks=_flag(call, "own_disks"),
     )
     return {}
 

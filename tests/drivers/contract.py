@@ -196,11 +196,6 @@ class DriverContract:
         assert domain is not None
         assert (domain.power, domain.token) == ("running", 1)
 
-    def test_withdraw_of_own_disks_leaves_nothing(self, driver: Driver, spec: InstanceSpec) -> None:
-        driver.prepare(spec)
-        driver.withdraw(spec.id, own_disks=True)
-        assert spec.id not in driver.list_disks()
-
     def test_withdraw_of_what_never_was_is_no_error(self, driver: Driver) -> None:
         driver.withdraw(str(uuid.uuid4()), running_too=True)
 

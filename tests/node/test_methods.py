@@ -66,7 +66,7 @@ def test_the_token_reaches_the_domain(driver: FakeDriver) -> None:
         ("instance.stop", {"graceful_seconds": float("nan")}),
         ("instance.reboot", {"graceful_seconds": None}),
         ("instance.withdraw", {"running_too": 1}),
-        ("instance.withdraw", {"own_disks": "no"}),
+        ("instance.withdraw", {"paused_too": "no"}),
         ("instance.console_log", {"max_bytes": None}),
         ("instance.console_log", {"max_bytes": float("inf")}),
     ],

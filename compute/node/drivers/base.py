@@ -184,15 +184,12 @@ class Driver(abc.ABC):
         """
 
     @abc.abstractmethod
-    def withdraw(
-        self, instance_id: str, *, paused_too: bool = False, running_too: bool = False, own_disks: bool = False
-    ) -> None:
+    def withdraw(self, instance_id: str, *, paused_too: bool = False, running_too: bool = False) -> None:
         """Ensure that nothing of the instance is left here but what lies in the storage that hosts share.
 
         Domain, definition, ports, console log and cgroup go; its disk or tree and its seed stay, since it lives on
         elsewhere. A guest that is active is left as it is unless the caller says so: `paused_too` destroys a paused
-        copy, `running_too` a running one as well (only for a host whose guests were started elsewhere). `own_disks` also
-        deletes the disks that *this host* sees: only after a copy of them to here that failed.
+        copy, `running_too` a running one as well (only for a host whose guests were started elsewhere).
         Works from the id alone. Raises Never("domain_running" | "foreign_domain"), RetryLater("stop_failed").
         """
 

@@ -497,9 +497,7 @@ class FakeDriver(Driver):
             job.end = _moved(spec)
             return job.end
 
-    def withdraw(
-        self, instance_id: str, *, paused_too: bool = False, running_too: bool = False, own_disks: bool = False
-    ) -> None:
+    def withdraw(self, instance_id: str, *, paused_too: bool = False, running_too: bool = False) -> None:
         with self._at("withdraw", instance_id):
             self._refuse_foreign(instance_id)
             power = self._power(instance_id)
@@ -516,8 +514,6 @@ class FakeDriver(Driver):
             with self._at("withdraw.local", instance_id) as effective, self._change():
                 if effective and (disk := self.host.disks.get(instance_id)):
                     disk.ports, disk.console = (), ""
-                if effective and own_disks:
-                    self.host.disks.pop(instance_id, None)
 
     # -- for tests
 

@@ -157,9 +157,7 @@ class LibvirtDriver(Driver):
         with _storage_errors():
             self._take_away(paths, [(kind, kind.find(instance_id)) for kind in self._kinds], disks=True)
 
-    def withdraw(
-        self, instance_id: str, *, paused_too: bool = False, running_too: bool = False, own_disks: bool = False
-    ) -> None:
+    def withdraw(self, instance_id: str, *, paused_too: bool = False, running_too: bool = False) -> None:
         paths = instance_paths(self._settings, instance_id)
         allowed = {"running": running_too, "paused": paused_too or running_too}
         with _storage_errors():
@@ -167,7 +165,7 @@ class LibvirtDriver(Driver):
             for _kind, seen in found:
                 if seen is not None and seen.power in ACTIVE and not allowed[seen.power]:
                     raise Never("domain_running", f"domain {seen.name} is {seen.power} here")
-            self._take_away(paths, found, disks=own_disks)
+            self._take_away(paths, found, disks=False)
 
     # -- from host to host
 
