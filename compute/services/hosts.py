@@ -11,9 +11,9 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from compute import broker_acl, outbox, pki
+from compute import broker_acl, outbox, pki, states
 from compute.errors import HostInUse, InvalidState, JoinRefused
-from compute.models import Host, Instance, JoinToken, Operation, Pool
+from compute.models import Host, Instance, JoinToken, Migration, Operation, Pool
 from compute.placement.promises import clear_host
 from compute.services.checks import check_name
 from compute.services.fences import debts_of
@@ -189,6 +189,9 @@ def remove_host(*, actor: Actor, host_id: uuid.UUID, if_version: int | None = No
         held = Instance.unscoped.filter(host=host).exclude(state="deleted").count()
         if held:
             raise HostInUse(f"{host.name} still carries {held} instances.", instances=held)
+        coming = Migration.objects.filter(destination=host, state__in=states.MIGRATION_OPEN).count()
+        if coming:
+            raise HostInUse(f"{coming} instances are on their way to {host.name}.", instances=coming)
         clear_host(host=host)
         for debt in debts_of(host).select_for_update():
             # Its token dies here: nobody will ever pay, and what is kept until then (addresses) is free.

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from compute.errors import NotMovable, NoValidHost, OperationInProgress
+from compute.errors import HostInUse, NotMovable, NoValidHost, OperationInProgress
 from compute.models import Allocation, Domain, Host, HostCall, Instance, Migration, Operation
 from compute.node.drivers.faults import Fault
 from compute.sagas.engine import take_turn
 from compute.selectors.invariants import check_all
+from compute.services.hosts import disable_host, remove_host
 from compute.services.instances_delete import delete_instance
 from compute.services.migrations import Terms, check_migration, migrate_instance
 from compute.services.operations import cancel_operation
 from tenants.errors import InvalidInput, PermissionDenied
-from tenants.models import UsageSegment
+from tenants.models import AuditEvent, UsageSegment
 from tenants.services.access import Actor
 from tests.factories.compute import make_host
 from tests.factories.nodes import PlayedHost, make_due, run_to_end
@@ -108,6 +109,22 @@ def test_it_moves_and_the_books_with_it(pair: Pair) -> None:
     assert pair.there.driver.look(str(pair.instance.id)).persistent
     pair.assert_moved()
     assert UsageSegment.unscoped.get(consumer_id=pair.instance.id) == segment, "the tenant is charged once"
+
+
+def test_what_its_tenant_can_read_names_no_host(pair: Pair) -> None:
+    pair.run(pair.order(reason="secret-rack is hot")[1])
+    hosts = [str(value) for node in pair.cloud.nodes for value in (node.host.name, node.host.id, node.host.address)]
+    for event in AuditEvent.unscoped.filter(tenant=pair.cloud.tenant):
+        told = f"{event.before} {event.after} {event.target_name}"
+        assert not [word for word in [*hosts, "secret-rack"] if word in told], told
+
+
+def test_a_host_to_which_guests_are_on_their_way_is_not_removed(pair: Pair) -> None:
+    operation = pair.order()[1]
+    disable_host(actor=pair.operator, host_id=pair.there.host.id)
+    with pytest.raises(HostInUse):
+        remove_host(actor=pair.operator, host_id=pair.there.host.id)
+    assert pair.run(operation).state == "succeeded"
 
 
 def test_there_and_back(pair: Pair) -> None:
