@@ -30,9 +30,9 @@ INSTANCE_LIVE: Final = frozenset({"building", "active", "error", "failed", "dele
 # Operation. `stuck` means: what is seen fits no rule; nothing is guessed.
 OPERATION: Final[Machine] = _machine(
     pending="running cancelled",
-    running="succeeded unwinding",
+    running="succeeded unwinding stuck",
     unwinding="failed cancelled stuck",
-    stuck="unwinding",
+    stuck="unwinding running",
     succeeded="",
     failed="",
     cancelled="",

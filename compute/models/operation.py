@@ -6,6 +6,10 @@ from django.db.models import Q
 from tenants.models.ids import new_id
 
 
+# In `scratch` of a stuck operation: tried again it goes on where it was, and does not unwind.
+GOES_ON = "goes_on"
+
+
 class Operation(models.Model):
     """`step` is the index of the step in hand; while unwinding it counts down. `scratch` is what steps tell each other.
 

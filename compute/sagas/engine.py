@@ -23,6 +23,7 @@ from django.db import IntegrityError, InterfaceError, OperationalError, transact
 
 from compute import outbox, states
 from compute.models import Host, HostCall, Operation
+from compute.models.operation import GOES_ON
 from compute.sagas.registry import saga_of
 from compute.sagas.step import (
     Context,
@@ -90,7 +91,10 @@ def take_turn(operation_id: uuid.UUID) -> bool:
 
 
 def _park(operation: Operation) -> None:
-    """Back off twice, then `stuck`: a bug must not loop faster than a person can read."""
+    """Back off, then `stuck`: a bug must not loop faster than a person can read.
+
+    A talk is parked where it is: past its point of no return an unwinding would take away what it has brought about.
+    """
     operation.attempts += 1
     if operation.attempts <= 3 and operation.state != "pending":
         operation.next_attempt_at = outbox.database_now() + timedelta(seconds=5 * operation.attempts)
@@ -98,7 +102,11 @@ def _park(operation: Operation) -> None:
         return
     if operation.state == "pending":
         move(operation, "running")
-    if operation.state == "running":
+    steps = saga_of(operation.kind).steps
+    if operation.state == "running" and operation.step < len(steps) and isinstance(steps[operation.step], TalkStep):
+        operation.scratch[GOES_ON] = True
+        operation.save(update_fields=["scratch"])
+    elif operation.state == "running":
         move(operation, "unwinding")
     error = {
         "code": "internal_error",
@@ -268,8 +276,8 @@ class _Turn:
         operation = self.operation
         self._mark(operation.step, "failed")
         operation.error = {"code": "undecided", "message": _UNDECIDED, "detail": finding}
+        operation.scratch[GOES_ON] = True
         self._save()
-        move(operation, "unwinding")
         move(operation, "stuck")
 
     def _forward_poll(self, step: PollStep) -> bool:

@@ -8,6 +8,7 @@ taken back: what is left to do is asked for until it is done, or owed by a sourc
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from typing import Any
 
@@ -36,7 +37,7 @@ from compute.transitions import move
 from compute.wire import DomainLook, MigrationStatus, WireError
 
 DEAF_LIMIT = 5  # questions in a row without an answer about the job, before both ends are looked at instead
-LOOK_LIMIT = 12  # looks that show a state between two others, before an operator has to look
+LOOK_LIMIT = 12  # looks that show a state between two others, or tries to set it going, before an operator has to look
 PAUSE_SECONDS = 5.0
 RECEIVE_SECONDS = 60.0
 QUESTION_SECONDS = 30.0
@@ -83,14 +84,11 @@ def _withdraw_there(context: Context) -> HostOrder | None:
     """Take away what the destination has of it: ports, an incoming copy. Refused by the host where it runs."""
     if context.scratch.get("obstacles"):
         return None  # nothing was made, and what is in the way is not ours to take away
-    migration = _migration(context)
-    return _order(
-        context,
-        migration.destination_id,
-        "instance.withdraw",
-        QUESTION_SECONDS * 2,
-        paused_too=True,
-    )
+    return _withdraw_copy(context, _migration(context))
+
+
+def _withdraw_copy(context: Context, migration: Migration) -> HostOrder:
+    return _order(context, migration.destination_id, "instance.withdraw", QUESTION_SECONDS * 2, paused_too=True)
 
 
 # -- the source copies it, and both ends tell where it is
@@ -131,7 +129,7 @@ def _hear_job(context: Context, migration: Migration, reply: Reply | None) -> Ho
     if reply.outcome == "done":
         status = MigrationStatus.from_json(reply.result)
         context.scratch["deaf"] = 0
-        Migration.objects.filter(id=migration.id).update(status=status.to_json())
+        Migration.objects.filter(id=migration.id).update(status=_with_figures(status, migration.status).to_json())
         context.scratch["share"] = _share(status)
         if not status.ended:
             return _ask_job(context, migration)
@@ -142,6 +140,16 @@ def _hear_job(context: Context, migration: Migration, reply: Reply | None) -> Ho
     if reply.outcome in ("never", "silent") or deaf > DEAF_LIMIT:
         return _ask_look(context, migration, "source")
     return Wait(min(PAUSE_SECONDS, float(deaf)))
+
+
+def _with_figures(status: MigrationStatus, before: dict[str, Any] | None) -> MigrationStatus:
+    """Of a job that was given up the hypervisor keeps no figures: the last ones from while it ran stand for it."""
+    if not status.ended or status.total_bytes or not before:
+        return status
+    last = MigrationStatus.from_json(before)
+    return dataclasses.replace(
+        last, ended=status.ended, code=status.code, message=status.message, downtime_ms=0.0, eta_seconds=None
+    )
 
 
 def _share(status: MigrationStatus) -> float:
@@ -156,7 +164,7 @@ def _ask_look(context: Context, migration: Migration, side: str) -> HostOrder:
 
 def _hear_look(context: Context, migration: Migration, reply: Reply | None) -> HostOrder | Wait | None:
     scratch = context.scratch
-    if scratch["asked"] == "resume":
+    if scratch["asked"] in ("resume", "recall"):
         # Whether it was heard or not: what both ends show next decides.
         return _ask_look(context, migration, "source")
     if reply is None:  # after a pause
@@ -193,9 +201,15 @@ def _conclude(
             if code == "cancelled" and not context.cancel_requested:
                 code = "deadline"  # it was asked to stop all the same
             raise StepFailed(code, _why(code), end.get("message", ""))
-        case "resume":
-            context.scratch["asked"] = "resume"
-            return _order(context, migration.source_id, "instance.start", QUESTION_SECONDS * 2, spec=_spec(context))
+        case "resume" | "recall" as wanted:
+            _count_look(context, source, destination, "it stays paused")
+            context.scratch["asked"] = wanted
+            if wanted == "recall":
+                return _withdraw_copy(context, migration)
+            # Not a start, which would boot it a second time had it just ended there.
+            return _order(
+                context, migration.source_id, "instance.adopt", QUESTION_SECONDS * 2, spec=_spec(context), resume=True
+            )
         case "ended":
             raise StepFailed("guest_ended", "The guest ended while it was on its way.", _seen(source, destination))
         case "wait":
@@ -203,13 +217,18 @@ def _conclude(
         case "unclear" if _is_fenced(migration.source_id):
             # Nobody is left who could finish that copy. It is taken away; the disk has what the guest had written.
             raise StepFailed("source_lost", _WHY["source_lost"], _seen(source, destination))
-        case "unclear":
-            context.scratch["unclear"] = unclear = context.scratch.get("unclear", 0) + 1
-            if unclear <= LOOK_LIMIT:
-                return Wait(PAUSE_SECONDS)
-            raise StepStuck(f"neither end lets it run: {_seen(source, destination)}")
-        case _:
-            raise StepStuck(f"it runs at both ends: {_seen(source, destination)}")
+        case verdict:
+            split = verdict == "split"
+            _count_look(context, source, destination, "it runs at both ends" if split else "neither end lets it run")
+            return Wait(PAUSE_SECONDS)
+
+
+def _count_look(context: Context, source: DomainLook | None, destination: DomainLook | None, finding: str) -> None:
+    """Look again for a while, then have a person look. Asked once more by one, it is looked at as often again."""
+    context.scratch["looks"] = looks = context.scratch.get("looks", 0) + 1
+    if looks > LOOK_LIMIT:
+        context.scratch["looks"] = 0
+        raise StepStuck(f"{finding}: {_seen(source, destination)}")
 
 
 def _seen(source: DomainLook | None, destination: DomainLook | None) -> str:
@@ -258,6 +277,8 @@ def _adopt(context: Context, reply: Reply | None) -> HostOrder | Wait | None:
         return None
     if reply.outcome == "never" and reply.code == "domain_absent":
         return None  # it ended meanwhile: the tenant's wish decides, at its new host
+    if reply.outcome == "never" and reply.code != "stale_token":
+        raise StepStuck(f"its new host does not take it on: {reply.message}")
     if reply.outcome == "silent" and _is_fenced(_migration(context).destination_id):
         return None  # it is lost with its new host, and is evacuated from there once this has ended
     return Wait(PAUSE_SECONDS)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from compute.wire import DomainLook
 
-Verdict = Literal["going", "moved", "stayed", "resume", "ended", "wait", "unclear", "split"]
+Verdict = Literal["going", "moved", "stayed", "resume", "recall", "ended", "wait", "unclear", "split"]
 
 _OFF = frozenset({"absent", "stopped", "crashed", "suspended"})
 
@@ -19,9 +19,11 @@ def judge(source: DomainLook | None, destination: DomainLook | None) -> Verdict:
     """Return what to conclude from a fresh look at both ends; None stands for an end that cannot be asked.
 
     going: the job is at work, or about to end. moved: the guest is the destination's. stayed: it is the source's.
-    resume: it stays, paused by a job that is over; the source has to set it going. ended: it runs nowhere, by its own
-    doing or by a crash; what its tenant wished decides. wait: one end has to be heard first. unclear: a state between
-    two others; look again. split: it runs twice, which must not be; nobody may guess which one to end.
+    resume: it stays, paused by a job that is over; the source has to set it going. recall: the same with a copy at the
+    destination that was never let go: that one is taken away first, so that only one can ever be set going. ended: it
+    runs nowhere, by its own doing or by a crash; what its tenant wished decides. wait: one end has to be heard first.
+    unclear: a state between two others; look again. split: it runs twice by two looks taken one after the other, between
+    which it may have gone over; what shows it again and again must not be, and nobody may guess which one to end.
     """
     here, there = _of(source), _of(destination)
     if here == there == "running":
@@ -36,8 +38,8 @@ def judge(source: DomainLook | None, destination: DomainLook | None) -> Verdict:
     if source is None or destination is None:
         return "wait"
     if here == "paused":
-        # A paused copy at the destination was never let go: only one of both may ever be resumed, and the source's is whole.
-        return "resume"
+        # Of two paused ones the source's is whole.
+        return "recall" if there == "paused" else "resume"
     return "unclear" if there == "paused" else "ended"
 
 

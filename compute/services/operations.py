@@ -10,6 +10,7 @@ from django.db.models.functions import Now
 from compute import outbox, states
 from compute.errors import InvalidState
 from compute.models import Operation
+from compute.models.operation import GOES_ON
 from compute.transitions import move
 from tenants.errors import NotFound
 from tenants.services import audit
@@ -36,14 +37,20 @@ def cancel_operation(*, actor: Actor, operation_id: uuid.UUID) -> Operation:
 
 
 def retry_operation(*, actor: Actor, operation_id: uuid.UUID) -> Operation:
-    """Have a stuck operation try to unwind again, after somebody looked. Raises NotFound, PermissionDenied, InvalidState."""
+    """Have a stuck operation try again, after somebody looked: to unwind, or what it was at where it may not unwind.
+
+    Raises NotFound, PermissionDenied, InvalidState.
+    """
     with transaction.atomic(durable=True):
         operation = _find(actor, operation_id, "operation.retry")
         if operation.state != "stuck":
             raise InvalidState(
                 f"Only a stuck operation can be tried again; this one is {operation.state}.", state=operation.state
             )
-        move(operation, "unwinding", attempts=0, next_attempt_at=Now())
+        if operation.scratch.pop(GOES_ON, False):
+            move(operation, "running", attempts=0, error=None, scratch=operation.scratch, next_attempt_at=Now())
+        else:
+            move(operation, "unwinding", attempts=0, next_attempt_at=Now())
         outbox.ring("op", operation_id)
         audit.record(actor=actor, action="operation.retry", tenant=operation.tenant_id, target=_target(operation))
         return operation

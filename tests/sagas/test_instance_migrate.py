@@ -17,7 +17,7 @@ from compute.selectors.invariants import check_all
 from compute.services.hosts import disable_host, remove_host
 from compute.services.instances_delete import delete_instance
 from compute.services.migrations import Terms, check_migration, migrate_instance
-from compute.services.operations import cancel_operation
+from compute.services.operations import cancel_operation, retry_operation
 from tenants.errors import InvalidInput, PermissionDenied
 from tenants.models import AuditEvent, UsageSegment
 from tenants.services.access import Actor
@@ -366,6 +366,63 @@ def test_two_running_copies_are_left_to_a_person(pair: Pair) -> None:
     assert ended.error["code"] == "undecided"
     assert len(pair.running_on()) == 2, "neither was ended by guessing"
     assert Allocation.objects.count() == 2, "room is held at both ends"
+
+    # A person ends one of them and has it tried again: it goes on with what is seen, and takes nothing away that runs.
+    pair.here.driver.set_power(str(pair.instance.id), "stopped")
+    retry_operation(actor=pair.operator, operation_id=operation.id)
+    again = pair.run(operation)
+    assert (again.state, again.error) == ("succeeded", None)
+    pair.assert_moved()
+
+
+def test_a_guest_that_went_over_between_two_looks_is_looked_at_again(pair: Pair) -> None:
+    _, operation = pair.order()
+    while pair.running_on() == [pair.here.host.id]:
+        make_due(operation.id)
+        take_turn(operation.id)
+        for node in pair.cloud.nodes:
+            node.run_calls()
+    pair.here.driver.set_power(str(pair.instance.id), "running")
+    for _ in range(6):
+        make_due(operation.id)
+        take_turn(operation.id)
+        for node in pair.cloud.nodes:
+            node.run_calls()
+    pair.here.driver.set_power(str(pair.instance.id), "stopped")
+    assert pair.run(operation).state == "succeeded"
+    pair.assert_moved()
+
+
+def test_of_two_paused_copies_the_sources_is_set_going(pair: Pair) -> None:
+    pair.here.driver.host.job_questions = 1
+    pair.here.driver.inject(Fault("migrate.copy", "no_effect"))
+    _, operation = pair.order()
+    for _ in range(3):
+        make_due(operation.id)
+        take_turn(operation.id)
+        for node in pair.cloud.nodes:
+            node.run_calls()
+    ours = str(pair.instance.id)
+    pair.there.driver.host.domains[ours] = pair.here.driver.host.domains[ours]
+    pair.there.driver.host.arrived.add(ours)
+    for node in pair.cloud.nodes:
+        node.driver.set_power(ours, "paused")
+    assert pair.run(operation).state == "failed"
+    pair.assert_stayed()
+    methods = [call.method for call in pair.here.calls]
+    assert "instance.adopt" in methods, "set going, not started: a start could boot a second copy"
+    assert methods.count("instance.start") == 1, "its first"
+
+
+def test_a_new_host_that_does_not_take_it_on_is_shown_to_a_person(pair: Pair) -> None:
+    pair.there.driver.inject(Fault("adopt", "never", times=1))
+    _, operation = pair.order()
+    stuck = pair.run(operation)
+    assert stuck.state == "stuck"
+    assert pair.running_on() == [pair.there.host.id]
+    retry_operation(actor=pair.operator, operation_id=operation.id)
+    assert pair.run(operation).state == "succeeded"
+    pair.assert_moved()
 
 
 def test_a_guest_that_ended_on_its_way_is_started_where_it_was(pair: Pair) -> None:

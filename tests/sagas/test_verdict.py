@@ -34,7 +34,9 @@ UNHEARD = None
         (HANDING_OVER, ARRIVED, "moved"),
         (UNHEARD, ARRIVED, "moved"),
         (PAUSED, ABSENT, "resume"),
-        (PAUSED, COMING, "resume"),
+        (PAUSED, OFF, "resume"),
+        (PAUSED, COMING, "recall"),
+        (PAUSED, PAUSED, "recall"),
         (OFF, ABSENT, "ended"),
         (ABSENT, ABSENT, "ended"),
         (ABSENT, OFF, "ended"),
@@ -70,9 +72,9 @@ def test_never_two_copies_are_let_run_and_none_is_given_up_unseen() -> None:
         runs_here = source is not None and source.power == "running"
         assert (verdict == "moved") == (runs_there and not runs_here)
         assert (verdict == "split") == (runs_there and runs_here)
-        if verdict in ("stayed", "resume", "ended"):
+        if verdict in ("stayed", "resume", "recall", "ended"):
             assert source is not None
             assert not runs_there
             assert not source.outgoing
-        if verdict in ("resume", "ended"):
+        if verdict in ("resume", "recall", "ended"):
             assert destination is not None, "what cannot be asked may run"
