@@ -5,9 +5,7 @@ from django.db.models import Q
 
 from tenants.models.ids import new_id
 
-
-# In `scratch` of a stuck operation: tried again it goes on where it was, and does not unwind.
-GOES_ON = "goes_on"
+GOES_ON = "goes_on"  # in `scratch` of a stuck operation: tried again it goes on where it was, and does not unwind
 
 
 class Operation(models.Model):

@@ -1,16 +1,12 @@
-"""Start a stopped instance. `prepare` comes first: after a host's reboot its ports have to be made again."""
+"""Start a stopped instance. It makes its ports again, which a host's reboot took, and no disk: one that is missing is missing."""
 
-from compute.sagas.instance_steps import clear_error, keep_error, prepare_call, record_power, start_call
-from compute.sagas.step import HostStep, LocalStep, Saga
+from compute.sagas.instance_steps import START, clear_error, keep_error
+from compute.sagas.step import LocalStep, Saga
 
 SAGA = Saga(
     kind="instance_start",
     target_type="instance",
-    steps=(
-        # No undo: preparing changes nothing that exists, and a started guest is what the tenant wished for.
-        HostStep("prepare", call=prepare_call),
-        HostStep("start", call=start_call, done=record_power),
-        LocalStep("settle", do=clear_error),
-    ),
+    # No undo: a started guest is what the tenant wished for.
+    steps=(START, LocalStep("settle", do=clear_error)),
     finish_failed=keep_error,
 )
