@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import redis
 from celery import shared_task
 from django.conf import settings
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from compute.reconcilers import brokers, evacuations, fences, hosts, instances, operations, promises
 from compute.sagas.engine import take_turn
@@ -30,16 +32,34 @@ def sweep() -> None:
 @shared_task(name="compute.reconcile")  # type: ignore[untyped-decorator]
 def reconcile() -> None:
     """Hosts first: what is concluded about instances rests on which hosts are up."""
-    hosts.run()
-    fences.run()
-    evacuations.run()
-    instances.run()
-    promises.run()
-    client = redis.Redis.from_url(_plain(settings.BROKER_URL), socket_timeout=2, socket_connect_timeout=2)
+    with _by_itself("hosts"):
+        hosts.run()
+    with _by_itself("fences"):
+        fences.run()
+    with _by_itself("evacuations"):
+        evacuations.run()
+    with _by_itself("instances"):
+        instances.run()
+    with _by_itself("promises"):
+        promises.run()
+    with _by_itself("brokers"):
+        client = redis.Redis.from_url(_plain(settings.BROKER_URL), socket_timeout=2, socket_connect_timeout=2)
+        try:
+            brokers.run(client)
+        finally:
+            client.close()
+
+
+@contextlib.contextmanager
+def _by_itself(name: str) -> Iterator[None]:
+    """One that fails is in the log, and comes again with the next round; the others have their turn all the same."""
     try:
-        brokers.run(client)
-    finally:
-        client.close()
+        yield
+    except OperationalError as error:
+        log.warning("reconciler %s waits for the database: %s", name, error)
+        connection.close_if_unusable_or_obsolete()
+    except Exception:
+        log.exception("reconciler %s failed", name)
 
 
 @shared_task(name="compute.expire")  # type: ignore[untyped-decorator]
