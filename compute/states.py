@@ -64,7 +64,7 @@ HOST_OBSERVED: Final[Machine] = _machine(
     unknown="up",
     up="suspect",
     suspect="up down",
-    down="up fenced",
+    down="up cleaning fenced",
     fenced="cleaning",
     cleaning="up down",
 )

@@ -28,14 +28,16 @@ from compute.fencing.command import CommandFence
 from compute.fencing.redfish import RedfishFence
 
 LONGEST_SECONDS = 120.0
+DRIVERS = ("command", "redfish")
 
 
 def driver_of(file: Path, host_name: str) -> str:
-    """Return the name of the host's driver; "" where none is configured, or the file cannot be used."""
+    """Return the name of the host's driver; "" where none that is known is configured, or the file cannot be used."""
     try:
-        return str(_section(file, host_name).get("driver", ""))
+        found = _section(file, host_name).get("driver")
     except FenceFailed:
         return ""
+    return found if found in DRIVERS else ""
 
 
 def open_fence(file: Path, host_name: str) -> FenceDriver:

@@ -1,6 +1,7 @@
 """R1: an open order to fence whose worker died, or whose pause is over, is rung for again.
 R2: in a pool that wants it (`auto_fence`), a host that is down and has a driver is fenced unasked; but not while more of
 the pool's hosts are away at once than its policy expects to lose: then rather the network is, and a person has to look.
+A host without guests is left alone: nobody waits for it.
 R3: an order that was given up is not repeated for the same outage: a person has to look."""
 
 from __future__ import annotations
@@ -9,19 +10,16 @@ import logging
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 
-from compute import outbox
+from compute import outbox, states
 from compute.errors import InvalidState
 from compute.fencing.registry import driver_of
-from compute.models import Fence, Host, Pool
-from compute.services.fences import lock_host, order_fence
-from tenants.services.access import system_actor
+from compute.models import Fence, Instance, Pool
+from compute.services.fences import UNASKED, in_use, lock_host, order_fence, too_many_away
 
 log = logging.getLogger(__name__)
-ACTOR = system_actor("fencing")
-AWAY = ("down", "fenced")
 
 
 def run() -> int:
@@ -39,9 +37,10 @@ def _ring() -> int:
 
 
 def _order(pool: Pool) -> int:
-    hosts = Host.objects.filter(pool=pool, admin_state__in=["enabled", "draining", "drained", "disabled"])
-    if hosts.filter(observed_state__in=AWAY).count() > max(1, pool.host_losses):
+    if too_many_away(pool):
         return 0
+    guests = Instance.unscoped.filter(host=OuterRef("pk"), state__in=states.INSTANCE_HOLDS_ROOM)
+    hosts = in_use(pool).filter(Exists(guests))
     tried = Fence.objects.filter(host__in=hosts, asked_at__gte=F("host__last_seen_at")).values("host_id")
     ordered = 0
     for host in hosts.filter(observed_state="down").exclude(id__in=tried):
@@ -49,7 +48,9 @@ def _order(pool: Pool) -> int:
             continue
         try:
             with transaction.atomic():
-                order_fence(actor=ACTOR, host=lock_host(host.id), reason=f"pool {pool.name} fences hosts that are down")
+                order_fence(
+                    actor=UNASKED, host=lock_host(host.id), reason=f"pool {pool.name} fences hosts that are down"
+                )
         except InvalidState:
             continue  # heard in between
         ordered += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import uuid
 from datetime import timedelta
+from typing import Final
 
 from django.conf import settings
 from django.db import transaction
@@ -18,18 +19,20 @@ from compute import outbox
 from compute.errors import InvalidState
 from compute.fencing.base import Target
 from compute.fencing.registry import LONGEST_SECONDS, driver_of
-from compute.models import Evacuation, Fence, Host, HostCall
+from compute.models import Evacuation, Fence, Host, HostCall, Pool
 from compute.transitions import move
 from tenants.errors import InvalidInput, NotFound
 from tenants.services import audit
-from tenants.services.access import Actor, authorize
+from tenants.services.access import Actor, authorize, system_actor
 
 log = logging.getLogger(__name__)
 
 OPERATOR = "operator"
 TRIES = 5
 AT_ONCE = 3  # drivers at work at the same time: each holds a control worker's thread for as long as its deadline
-PAUSE_SECONDS = 10
+PAUSE_SECONDS = 10  # after the first try; doubled after each further one
+UNASKED: Final = system_actor("fencing")
+AWAY: Final = ("suspect", "down", "fenced")  # a switch that fails takes hosts away within seconds of each other
 
 
 def fence_host(*, actor: Actor, host_id: uuid.UUID, statement: str = "", reason: str = "") -> Fence:
@@ -48,6 +51,11 @@ def order_fence(*, actor: Actor, host: Host, statement: str = "", reason: str = 
     if host.observed_state not in ("down", "fenced"):
         raise InvalidState(
             f"{host.name} is {host.observed_state}: only a host that is down is fenced.", state=host.observed_state
+        )
+    if statement and is_heard(host):
+        raise InvalidState(
+            f"{host.name} was heard a moment ago, so it is not off. Let its driver fence it, or take it back.",
+            state=host.observed_state,
         )
     driver = OPERATOR if statement else driver_of(settings.FENCING_FILE, host.name)
     if not driver:
@@ -78,7 +86,7 @@ def order_fence(*, actor: Actor, host: Host, statement: str = "", reason: str = 
 def begin_try(*, fence_id: uuid.UUID) -> Target | None:
     """Take the next try of an open order; None where another worker has it, or where there is nothing to do any more.
 
-    A host that was heard meanwhile is not switched off.
+    A host that was heard meanwhile is not switched off; nor is one unasked while too many of its pool are away by now.
     """
     with transaction.atomic(durable=True):
         fence, host = _lock(fence_id)
@@ -86,6 +94,9 @@ def begin_try(*, fence_id: uuid.UUID) -> Target | None:
             return None
         if host.observed_state not in ("down", "fenced"):
             move(fence, "failed", error=f"the host is {host.observed_state} again", ended_at=Now())
+            return None
+        if fence.actor == UNASKED.username and too_many_away(host.pool):
+            move(fence, "failed", error="too many of the pool's hosts are away: rather the network is", ended_at=Now())
             return None
         if Fence.objects.filter(state="asked", lease_until__gt=Now()).exclude(id=fence.id).count() >= AT_ONCE:
             return None  # rung for again by the reconciler
@@ -118,9 +129,8 @@ def record_failure(*, fence_id: uuid.UUID, error: str) -> None:
         if fence.tries >= TRIES:
             move(fence, "failed", error=error[:500], ended_at=Now(), lease_until=None)
             return
-        Fence.objects.filter(id=fence.id).update(
-            error=error[:500], lease_until=Now() + timedelta(seconds=PAUSE_SECONDS)
-        )
+        pause = timedelta(seconds=PAUSE_SECONDS * 2 ** (fence.tries - 1))
+        Fence.objects.filter(id=fence.id).update(error=error[:500], lease_until=Now() + pause)
 
 
 def return_host(*, actor: Actor, host_id: uuid.UUID) -> Host:
@@ -133,8 +143,7 @@ def return_host(*, actor: Actor, host_id: uuid.UUID) -> Host:
         host = lock_host(host_id)
         if host.observed_state != "fenced":
             raise InvalidState(f"{host.name} is {host.observed_state}, not fenced.", state=host.observed_state)
-        recent = Now() - timedelta(seconds=settings.HOST_SUSPECT_SECONDS)
-        if not Host.objects.filter(id=host.id, last_seen_at__gt=recent).exists():
+        if not is_heard(host):
             raise InvalidState(f"{host.name} is not heard. Switch it on first.", state=host.observed_state)
         owed = debts_of(host).count()
         move(host, "cleaning", column="observed_state", state_reason=f"pays {owed} debts before it serves again")
@@ -142,6 +151,28 @@ def return_host(*, actor: Actor, host_id: uuid.UUID) -> Host:
             move(evacuation, "stopped", reason=f"{actor.username} took the host back", ended_at=Now())
         audit.record(actor=actor, action="host.return", target=host, after={"debts": owed})
         return host
+
+
+def is_heard(host: Host) -> bool:
+    """Return whether the host was heard lately, whatever state it is in."""
+    recent = Now() - timedelta(seconds=settings.HOST_SUSPECT_SECONDS)
+    return Host.objects.filter(id=host.id, last_seen_at__gt=recent).exists()
+
+
+def in_use(pool: Pool) -> QuerySet[Host]:
+    """Return the pool's hosts that are or were to carry guests."""
+    return Host.objects.filter(pool=pool, admin_state__in=["enabled", "draining", "drained", "disabled"])
+
+
+def too_many_away(pool: Pool) -> bool:
+    """Return whether more hosts are away at once than the pool's policy expects to lose: then rather the network is at fault."""
+    return in_use(pool).filter(observed_state__in=AWAY).count() > max(1, pool.host_losses)
+
+
+def end_fences(*, host: Host, reason: str) -> None:
+    """Give up the host's open orders. The caller has locked the host's row."""
+    for fence in Fence.objects.select_for_update().filter(host=host, state="asked"):
+        move(fence, "failed", error=reason, ended_at=Now(), lease_until=None)
 
 
 def debts_of(host: Host) -> QuerySet[HostCall]:

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from compute import broker_acl, outbox, pki, states
@@ -16,7 +17,7 @@ from compute.errors import HostInUse, InvalidState, JoinRefused
 from compute.models import Host, Instance, JoinToken, Migration, Operation, Pool
 from compute.placement.promises import clear_host
 from compute.services.checks import check_name
-from compute.services.fences import debts_of
+from compute.services.fences import debts_of, end_fences
 from compute.services.nodes import token_hash
 from compute.transitions import move
 from tenants.errors import NotFound, VersionMismatch
@@ -189,13 +190,16 @@ def remove_host(*, actor: Actor, host_id: uuid.UUID, if_version: int | None = No
         held = Instance.unscoped.filter(host=host).exclude(state="deleted").count()
         if held:
             raise HostInUse(f"{host.name} still carries {held} instances.", instances=held)
-        coming = Migration.objects.filter(destination=host, state__in=states.MIGRATION_OPEN).count()
-        if coming:
-            raise HostInUse(f"{coming} instances are on their way to {host.name}.", instances=coming)
+        underway = Migration.objects.filter(
+            Q(source=host) | Q(destination=host), state__in=states.MIGRATION_OPEN
+        ).count()
+        if underway:
+            raise HostInUse(f"{underway} instances are on their way to or from {host.name}.", instances=underway)
         clear_host(host=host)
         for debt in debts_of(host).select_for_update():
             # Its token dies here: nobody will ever pay, and what is kept until then (addresses) is free.
             move(debt, "superseded", settled=True)
+        end_fences(host=host, reason="the host was removed")
         _set_admin(actor, host, "removed", "host.delete")
         # The name is free again; the row stays for the decisions and operations that speak of it.
         Host.objects.filter(id=host.id).update(node_token_hash="", name=f"{host.name[:40]}-removed-{host.id.hex[-12:]}")

@@ -19,6 +19,7 @@ from compute.errors import StaleAnswer
 from compute.models import ConsoleLog, Domain, Host, HostCall, Instance
 from compute.placement.inventory import apply_inventory
 from compute.selectors.shares import shares_of_host, tenants_on
+from compute.services.fences import debts_of
 from compute.services.shares import note_partitions
 from compute.transitions import move
 from compute.wire import Call, CallAnswer, DomainReport, HeartbeatAnswer, HostReport
@@ -167,7 +168,11 @@ def _note_alive(host: Host, report: HostReport) -> None:
     skew = _skew_seconds(report.clock)
     if skew is not None:
         changes["clock_skew_seconds"] = skew
-    if host.observed_state in ("unknown", "suspect", "down"):
+    if host.observed_state == "down" and (owed := debts_of(host).count()):
+        # What is left there of guests that are elsewhere goes before anything new is placed on it.
+        reason = f"pays {owed} debts before it serves again"
+        move(host, "cleaning", column="observed_state", state_reason=reason, **changes)
+    elif host.observed_state in ("unknown", "suspect", "down"):
         move(host, "up", column="observed_state", state_reason="", **changes)
     else:
         # `fenced` is left by an operator's word alone, and `cleaning` when all debts are paid (reconcilers.hosts).

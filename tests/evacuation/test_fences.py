@@ -10,9 +10,10 @@ import pytest
 from django.utils import timezone
 
 from compute.errors import InvalidState
-from compute.models import Fence, Host
+from compute.models import Fence, Host, Pool
 from compute.reconcilers import fences
 from compute.services.fences import TRIES, begin_try, fence_host, record_failure, record_proof
+from compute.services.hosts import disable_host, remove_host
 from compute.tasks.fencing import fence_try
 from tenants.errors import InvalidInput, PermissionDenied
 from tenants.models import AuditEvent
@@ -164,19 +165,76 @@ def test_a_host_that_is_heard_during_the_try_is_not_fenced(cloud: LossyPool) -> 
 
 def test_a_pool_may_fence_unasked_but_not_half_of_itself(cloud: LossyPool) -> None:
     use_command(cloud, "echo off")
+    cloud.create("web")
     cloud.fall_silent()
     cloud.pool.auto_fence = True
     cloud.pool.save()
-    Host.objects.filter(name="second").update(observed_state="down")
-    assert fences.run() == 0, "two of three away at once: rather the network is"
+    for state in ("suspect", "down"):
+        Host.objects.filter(name="second").update(observed_state=state)
+        assert fences.run() == 0, "two of three away at once: rather the network is"
     Host.objects.filter(name="second").update(observed_state="up")
     assert fences.run() >= 1
     fence = Fence.objects.get()
     assert (fence.host.name, fence.actor) == ("lost", "fencing")
+    Host.objects.filter(name="second").update(observed_state="suspect")
+    assert begin_try(fence_id=fence.id) is None, "by now it is the network"
+    fence.refresh_from_db()
+    assert fence.state == "failed"
+
+
+def test_a_host_without_guests_is_not_fenced_unasked(cloud: LossyPool) -> None:
+    use_command(cloud, "echo off")
+    Pool.objects.update(auto_fence=True)
+    cloud.fall_silent()
+    assert fences.run() == 0
+    assert order(cloud).state == "asked", "an operator may"
+
+
+def test_nobodys_word_is_taken_for_a_host_that_is_heard(cloud: LossyPool) -> None:
+    cloud.fall_silent()
+    cloud.fence()
+    cloud.lost.beat()
+    with pytest.raises(InvalidState, match="heard a moment ago"):
+        order(cloud, statement="I pulled both plugs")
+
+
+def test_pauses_between_tries_grow(cloud: LossyPool) -> None:
+    use_command(cloud, "exit 1")
+    cloud.fall_silent()
+    fence, pauses = order(cloud), []
+    for _ in range(TRIES - 1):
+        fence_try(str(over(fence).id))
+        fence.refresh_from_db()
+        assert fence.lease_until is not None
+        pauses.append(round((fence.lease_until - timezone.now()).total_seconds() / 10))
+    assert pauses == [1, 2, 4, 8]
+
+
+def test_a_driver_that_nobody_knows_is_none(cloud: LossyPool) -> None:
+    use_command(cloud, "echo off")
+    file = cloud.folder / "fencing.toml"
+    file.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    file.write_text(file.read_text().replace('"command"', '"comand"'))
+    cloud.fall_silent()
+    with pytest.raises(InvalidState, match="No driver is configured"):
+        order(cloud)
+
+
+def test_orders_end_with_their_host(cloud: LossyPool) -> None:
+    mark = use_command(cloud, "echo off")
+    cloud.fall_silent()
+    fence = order(cloud)
+    disable_host(actor=cloud.operator, host_id=cloud.lost.host.id)
+    remove_host(actor=cloud.operator, host_id=cloud.lost.host.id)
+    fence_try(str(fence.id))
+    fence.refresh_from_db()
+    assert (fence.state, fence.error) == ("failed", "the host was removed")
+    assert not mark.exists()
 
 
 def test_what_was_given_up_is_not_repeated_unasked_in_the_same_outage(cloud: LossyPool) -> None:
     use_command(cloud, "exit 1")
+    cloud.create("web")
     cloud.pool.auto_fence = True
     cloud.pool.save()
     cloud.fall_silent()

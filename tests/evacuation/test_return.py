@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from compute import outbox
 from compute.errors import InvalidState
 from compute.models import Host, HostCall, Instance
 from compute.node.drivers.faults import Fault
@@ -107,3 +108,22 @@ def test_a_host_that_never_returns_can_be_let_go(lost: LossyPool) -> None:
     disable_host(actor=lost.operator, host_id=lost.lost.host.id)
     remove_host(actor=lost.operator, host_id=lost.lost.host.id)
     assert not HostCall.objects.filter(purpose="debt", state__in=["waiting", "taken"]).exists()
+
+
+def test_one_that_was_only_silent_pays_what_it_owes_before_it_serves(cloud: LossyPool) -> None:
+    web = cloud.create("web")
+    cloud.fall_silent()
+    outbox.write_call(
+        host_id=cloud.lost.host.id,
+        method="instance.withdraw",
+        target_type="instance",
+        target_id=web.id,
+        arguments={"paused_too": True, "running_too": True},
+        deadline_seconds=60.0,
+        purpose="debt",
+    )
+    cloud.lost.beat()
+    assert cloud.state() == "cleaning"
+    cloud.lost.run_calls()
+    hosts.run()
+    assert cloud.state() == "up"
