@@ -13,7 +13,8 @@ class Migration(models.Model):
     """It holds the room at its destination (Allocation of consumer type "migration") until the guest runs there.
 
     `job` is what the source was asked for (wire.MigrationJob), `status` what it said last (wire.MigrationStatus): a hint
-    while it runs, figures for the record afterwards. The saga is the only writer after insert. Rows are history and stay.
+    while it runs, figures for the record afterwards. A `cold` one, for which the instance does not run, has neither.
+    The saga is the only writer after insert. Rows are history and stay.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -24,6 +25,9 @@ class Migration(models.Model):
         Operation, null=True, blank=True, on_delete=models.PROTECT, related_name="migration"
     )
     state = models.CharField(max_length=16, default="claimed")
+    way = models.CharField(
+        max_length=8, default="live", db_default="live", choices=[("live", "live"), ("cold", "cold")]
+    )
     job = models.JSONField(default=dict)
     status = models.JSONField(null=True, blank=True)
     error = models.JSONField(null=True, blank=True, help_text="{code, message, detail} for operators")
@@ -52,6 +56,7 @@ class Migration(models.Model):
                 condition=Q(state__in=["claimed", "preparing", "running", "completed", "failed", "aborted"]),
                 name="migration_state_known",
             ),
+            models.CheckConstraint(condition=Q(way__in=["live", "cold"]), name="migration_way_known"),
             models.CheckConstraint(condition=~Q(source=F("destination")), name="migration_goes_somewhere"),
             models.UniqueConstraint(
                 fields=["instance"],

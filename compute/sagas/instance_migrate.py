@@ -9,17 +9,23 @@ taken back: what is left to do is asked for until it is done, or owed by a sourc
 from __future__ import annotations
 
 import dataclasses
-import uuid
 from typing import Any
 
-from django.db.models import F
 from django.db.models.functions import Now
 
-from compute import outbox
-from compute.models import Domain, Host, Instance, Migration
-from compute.placement.claims import hand_over, release
+from compute.models import Host, Migration
 from compute.sagas.instance_steps import record_power
-from compute.sagas.spec import instance_spec, load_instance
+from compute.sagas.moving import (
+    PAUSE_SECONDS,
+    QUESTION_SECONDS,
+    finish_failed,
+    is_fenced,
+    leave,
+    migration_of,
+    order_of,
+    settle_books,
+    spec_of,
+)
 from compute.sagas.step import (
     Context,
     HostOrder,
@@ -38,39 +44,24 @@ from compute.wire import DomainLook, MigrationStatus, WireError
 
 DEAF_LIMIT = 5  # questions in a row without an answer about the job, before both ends are looked at instead
 LOOK_LIMIT = 12  # looks that show a state between two others, or tries to set it going, before an operator has to look
-PAUSE_SECONDS = 5.0
 RECEIVE_SECONDS = 60.0
-QUESTION_SECONDS = 30.0
-
-
-def _migration(context: Context) -> Migration:
-    return Migration.objects.get(id=uuid.UUID(context.input["migration"]))
-
-
-def _order(context: Context, host_id: uuid.UUID, method: str, seconds: float, **arguments: Any) -> HostOrder:
-    return HostOrder(host_id=host_id, method=method, arguments=arguments, deadline_seconds=seconds)
-
-
-def _spec(context: Context) -> dict[str, Any]:
-    return instance_spec(load_instance(context.target_id)).to_json()
 
 
 # -- the destination gets ready
 
 
 def _begin(context: Context) -> None:
-    move(_migration(context), "preparing", started_at=Now())
+    move(migration_of(context), "preparing", started_at=Now())
 
 
 def _receive(context: Context) -> HostOrder:
-    migration = _migration(context)
+    migration = migration_of(context)
     source = Host.objects.get(id=migration.source_id)
-    return _order(
-        context,
+    return order_of(
         migration.destination_id,
         "instance.receive",
         RECEIVE_SECONDS,
-        spec=_spec(context),
+        spec=spec_of(context),
         storage_id=source.facts.get("shared_storage_id", ""),
     )
 
@@ -84,11 +75,11 @@ def _withdraw_there(context: Context) -> HostOrder | None:
     """Take away what the destination has of it: ports, an incoming copy. Refused by the host where it runs."""
     if context.scratch.get("obstacles"):
         return None  # nothing was made, and what is in the way is not ours to take away
-    return _withdraw_copy(context, _migration(context))
+    return _withdraw_copy(context, migration_of(context))
 
 
 def _withdraw_copy(context: Context, migration: Migration) -> HostOrder:
-    return _order(context, migration.destination_id, "instance.withdraw", QUESTION_SECONDS * 2, paused_too=True)
+    return order_of(migration.destination_id, "instance.withdraw", QUESTION_SECONDS * 2, paused_too=True)
 
 
 # -- the source copies it, and both ends tell where it is
@@ -99,7 +90,7 @@ def _transfer(context: Context, reply: Reply | None) -> HostOrder | Wait | None:
     if scratch.get("obstacles"):
         sentences = "; ".join(f"{code}: {text}" for code, text in sorted(scratch["obstacles"].items()))
         raise StepFailed("destination_not_ready", "The destination cannot take the instance.", sentences)
-    migration = _migration(context)
+    migration = migration_of(context)
     if migration.state == "preparing":
         move(migration, "running")
     if scratch.get("asked") is None:
@@ -112,12 +103,11 @@ def _transfer(context: Context, reply: Reply | None) -> HostOrder | Wait | None:
 def _ask_job(context: Context, migration: Migration) -> HostOrder:
     context.scratch["asked"] = "job"
     stop = context.cancel_requested or context.out_of_time
-    return _order(
-        context,
+    return order_of(
         migration.source_id,
         "instance.migrate",
         QUESTION_SECONDS,
-        spec=_spec(context),
+        spec=spec_of(context),
         job={**migration.job, "landing": context.scratch["landing"]},
         stop=stop,
     )
@@ -159,7 +149,7 @@ def _share(status: MigrationStatus) -> float:
 def _ask_look(context: Context, migration: Migration, side: str) -> HostOrder:
     context.scratch["asked"] = side
     host_id = migration.source_id if side == "source" else migration.destination_id
-    return _order(context, host_id, "instance.look", QUESTION_SECONDS)
+    return order_of(host_id, "instance.look", QUESTION_SECONDS)
 
 
 def _hear_look(context: Context, migration: Migration, reply: Reply | None) -> HostOrder | Wait | None:
@@ -171,7 +161,7 @@ def _hear_look(context: Context, migration: Migration, reply: Reply | None) -> H
         return _ask_look(context, migration, "source")
     side = scratch["asked"]
     scratch[side] = reply.result if reply.outcome == "done" else None
-    if reply.outcome == "silent" and _is_fenced(migration.source_id if side == "source" else migration.destination_id):
+    if reply.outcome == "silent" and is_fenced(migration.source_id if side == "source" else migration.destination_id):
         scratch[side] = DomainLook("absent").to_json()  # it was proved to be off: no silence, but an answer
     if side == "source":
         return _ask_look(context, migration, "destination")
@@ -191,7 +181,7 @@ def _conclude(
     end = context.scratch.get("end") or {}
     match judge(source, destination):
         case "moved":
-            _settle_books(context, migration)
+            settle_books(context, migration, power="running")
             return None
         case "going":
             context.scratch["asked"] = "job"
@@ -207,14 +197,14 @@ def _conclude(
             if wanted == "recall":
                 return _withdraw_copy(context, migration)
             # Not a start, which would boot it a second time had it just ended there.
-            return _order(
-                context, migration.source_id, "instance.adopt", QUESTION_SECONDS * 2, spec=_spec(context), resume=True
+            return order_of(
+                migration.source_id, "instance.adopt", QUESTION_SECONDS * 2, spec=spec_of(context), resume=True
             )
         case "ended":
             raise StepFailed("guest_ended", "The guest ended while it was on its way.", _seen(source, destination))
         case "wait":
             return Wait(PAUSE_SECONDS)
-        case "unclear" if _is_fenced(migration.source_id):
+        case "unclear" if is_fenced(migration.source_id):
             # Nobody is left who could finish that copy. It is taken away; the disk has what the guest had written.
             raise StepFailed("source_lost", _WHY["source_lost"], _seen(source, destination))
         case verdict:
@@ -251,26 +241,14 @@ def _why(code: str) -> str:
     return _WHY.get(code, "The migration did not succeed; the instance runs on where it was.")
 
 
-def _settle_books(context: Context, migration: Migration) -> None:
-    """The destination's room becomes the instance's, the source's is given back: in the turn that saw it run there."""
-    Instance.unscoped.select_for_update(no_key=True).get(id=context.target_id)
-    hand_over(migration_id=migration.id, instance_id=context.target_id)
-    # A listing of the source may still tell of it; what it has of it from now on is to be withdrawn.
-    Domain.objects.filter(instance_id=context.target_id).delete()
-    Instance.unscoped.filter(id=context.target_id).update(
-        host=migration.destination_id, decision_id=migration.decision_id, version=F("version") + 1
-    )
-    record_power(context, {"power": "running"})
-
-
 # -- after the point of no return: asked for until it is done
 
 
 def _adopt(context: Context, reply: Reply | None) -> HostOrder | Wait | None:
     if reply is None:
-        migration = _migration(context)
-        return _order(
-            context, migration.destination_id, "instance.adopt", QUESTION_SECONDS * 2, spec=_spec(context), resume=False
+        migration = migration_of(context)
+        return order_of(
+            migration.destination_id, "instance.adopt", QUESTION_SECONDS * 2, spec=spec_of(context), resume=False
         )
     if reply.outcome == "done":
         record_power(context, reply.result)
@@ -279,51 +257,9 @@ def _adopt(context: Context, reply: Reply | None) -> HostOrder | Wait | None:
         return None  # it ended meanwhile: the tenant's wish decides, at its new host
     if reply.outcome == "never" and reply.code != "stale_token":
         raise StepStuck(f"its new host does not take it on: {reply.message}")
-    if reply.outcome == "silent" and _is_fenced(_migration(context).destination_id):
+    if reply.outcome == "silent" and is_fenced(migration_of(context).destination_id):
         return None  # it is lost with its new host, and is evacuated from there once this has ended
     return Wait(PAUSE_SECONDS)
-
-
-def _leave(context: Context, reply: Reply | None) -> HostOrder | Wait | None:
-    migration = _migration(context)
-    if reply is None:
-        return _order(context, migration.source_id, "instance.withdraw", QUESTION_SECONDS * 2, paused_too=True)
-    if reply.outcome == "done":
-        # Here and not in a step of its own, before which a cancel or the deadline could still turn it back.
-        move(migration, "completed", finished_at=Now())
-        return None
-    if reply.outcome == "never" and reply.code != "stale_token":
-        raise StepStuck(f"the source does not let go of it: {reply.message}")
-    if reply.outcome == "silent" and _is_gone(migration.source_id):
-        # Paid before anything else when it returns: were it to run there as well, that copy would be the stale one.
-        outbox.write_call(
-            host_id=migration.source_id,
-            method="instance.withdraw",
-            target_type="instance",
-            target_id=context.target_id,
-            arguments={"paused_too": True, "running_too": True},
-            deadline_seconds=QUESTION_SECONDS * 2,
-            purpose="debt",
-        )
-        move(migration, "completed", finished_at=Now())
-        return None
-    return Wait(PAUSE_SECONDS)
-
-
-def _is_gone(host_id: uuid.UUID) -> bool:
-    return Host.objects.filter(id=host_id, observed_state__in=["down", "fenced"]).exists()
-
-
-def _is_fenced(host_id: uuid.UUID) -> bool:
-    return Host.objects.filter(id=host_id, observed_state="fenced").exists()
-
-
-def _finish_failed(context: Context, error: dict[str, str]) -> None:
-    migration = _migration(context)
-    Instance.unscoped.select_for_update(no_key=True).get(id=context.target_id)
-    release(consumer_type="migration", consumer_id=migration.id)
-    ended = "aborted" if error["code"] == "cancelled" else "failed"
-    move(migration, ended, error=error, finished_at=Now())
 
 
 SAGA = Saga(
@@ -334,8 +270,8 @@ SAGA = Saga(
         HostStep("receive", call=_receive, done=_note_obstacles, undo=_withdraw_there),
         TalkStep("transfer", say=_transfer),
         TalkStep("adopt", say=_adopt),
-        TalkStep("leave", say=_leave),
+        TalkStep("leave", say=leave),
     ),
-    finish_failed=_finish_failed,
+    finish_failed=finish_failed,
     cancellable=True,
 )

@@ -21,6 +21,7 @@ _BUSY = {
     "instance_reboot": "rebooting",
     "instance_resize": "resizing",
     "instance_migrate": "migrating",
+    "instance_move": "moving",
     "instance_evacuate": "starting",
     "instance_delete": "deleting",
 }

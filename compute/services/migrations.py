@@ -9,22 +9,24 @@ from typing import Any, Final
 
 from django.db import transaction
 
-from compute import outbox
-from compute.errors import NotMovable, NoValidHost
 from compute.models import Domain, Host, Instance, Migration, Operation
 from compute.placement.groups import Members
 from compute.placement.kept import KEPT
-from compute.placement.place import Refused, place
-from compute.scheduler import explain
-from compute.scheduler.model import Policy, Ranking, Request
+from compute.scheduler.model import Policy, Request
 from compute.scheduler.ranking import rank
-from compute.services import decisions
+from compute.services.elsewhere import (
+    Obstacle,
+    claim_elsewhere,
+    reasons_of,
+    record_move,
+    refuse_obstacles,
+    submit_move,
+)
 from compute.services.instances_wanted import Wanted, shared_networks
 from compute.services.locking import lock_instance
 from compute.wire import MigrationJob
 from tenants.errors import InvalidInput, NotFound
 from tenants.models.ids import new_id
-from tenants.services import audit, tree
 from tenants.services.access import Actor, authorize
 
 SETTLE_SECONDS: Final = 300  # beyond the job's own deadline: getting ready, looking at both ends, tidying up
@@ -56,14 +58,6 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Why an instance cannot be migrated. `code` is stable."""
-
-    code: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
 class MigrationCheck:
     """What a migration would meet now. `destination` is the best host, or the one asked for, where it can go there."""
 
@@ -92,7 +86,7 @@ def check_migration(*, actor: Actor, instance_id: uuid.UUID, destination: Host |
         if ranking.candidates:
             chosen = Host.objects.get(id=uuid.UUID(ranking.candidates[0].host_id))
         elif not (destination is not None and destination.id == instance.host_id):
-            obstacles.append(Obstacle("no_valid_host", " ".join(_reasons(ranking))))
+            obstacles.append(Obstacle("no_valid_host", " ".join(reasons_of(ranking))))
     return MigrationCheck(instance, instance.host, chosen if not obstacles else None, obstacles)
 
 
@@ -116,65 +110,54 @@ def migrate_instance(
         instance = lock_instance(
             actor=actor, instance_id=instance_id, permission="instance.migrate", if_version=if_version
         )
-        migration_id = new_id()
-        operation = outbox.submit(
+        return order_migration(
             actor=actor,
-            kind="instance_migrate",
-            target_type="instance",
-            target_id=instance.id,
-            target_name=instance.name,
-            tenant_id=instance.tenant_id,
-            arguments={"migration": str(migration_id)},
-            request_key=request_key,
-            deadline_seconds=terms.deadline_seconds + SETTLE_SECONDS,
-        )
-        obstacles = _obstacles(instance, destination)
-        if obstacles:
-            sentences = " ".join(obstacle.detail for obstacle in obstacles)
-            raise NotMovable(
-                f"{instance.name} cannot be migrated. {sentences}",
-                obstacles=[dataclasses.asdict(obstacle) for obstacle in obstacles],
-            )
-        assert instance.host is not None  # or it would be an obstacle
-        tree.hold_at(instance.tenant_id)
-        request, policy = _request(instance, destination), _policy(instance)
-        outcome = place(consumers=[migration_id], request=request, policy=policy, moving=instance.id)
-        if isinstance(outcome, Refused):
-            reasons = _reasons(outcome.ranking)
-            raise NoValidHost(f"No host can take {instance.name} now. " + " ".join(reasons), reasons=reasons)
-        host = Host.objects.get(id=outcome.hosts[migration_id])
-        decision = decisions.placed_decision(
-            decision_id=new_id(),
-            tenant_id=instance.tenant_id,
-            placed=dataclasses.replace(outcome, hosts={instance.id: host.id}),
-            request=outcome.request,
-            policy=policy,
-            name=instance.name,
-            recording=instance.pool.recording,
-        )
-        decision.save(force_insert=True)
-        job = MigrationJob(id=str(migration_id), destination_address=str(host.address), **_wire_terms(terms))
-        migration = Migration.objects.create(
-            id=migration_id,
             instance=instance,
-            source=instance.host,
-            destination=host,
-            operation=operation,
-            decision_id=decision.id,
-            job=job.to_json(),
-            reason=reason[:255],
-            actor=actor.username,
+            destination=destination,
+            terms=terms,
+            reason=reason,
+            request_key=request_key,
         )
-        audit.record(
-            actor=actor,
-            action="instance.migrate",
-            tenant=instance.tenant_id,
-            target=instance,
-            operation_id=operation.id,
-            # Its tenant reads this: no host, nor the operators' reason. Both stand in the migration.
-            after={"migration": str(migration.id)},
-        )
-        return migration, operation
+
+
+def order_migration(
+    *,
+    actor: Actor,
+    instance: Instance,
+    destination: Host | None = None,
+    terms: Terms = Terms(),
+    reason: str = "",
+    request_key: uuid.UUID | None = None,
+    plan_id: uuid.UUID | None = None,
+) -> tuple[Migration, Operation]:
+    """`migrate_instance` for an instance whose row the caller has locked. `plan_id`: the plan that it is a step of."""
+    migration_id = new_id()
+    operation = submit_move(
+        actor=actor,
+        kind="instance_migrate",
+        instance=instance,
+        arguments={"migration": str(migration_id)},
+        plan_id=plan_id,
+        request_key=request_key,
+        deadline_seconds=terms.deadline_seconds + SETTLE_SECONDS,
+    )
+    refuse_obstacles(f"{instance.name} cannot be migrated.", _obstacles(instance, destination))
+    assert instance.host is not None  # or it would be an obstacle
+    host, decision = claim_elsewhere(instance, migration_id, _request(instance, destination))
+    job = MigrationJob(id=str(migration_id), destination_address=str(host.address), **_wire_terms(terms))
+    migration = Migration.objects.create(
+        id=migration_id,
+        instance=instance,
+        source=instance.host,
+        destination=host,
+        operation=operation,
+        decision_id=decision.id,
+        job=job.to_json(),
+        reason=reason[:255],
+        actor=actor.username,
+    )
+    record_move(actor=actor, action="instance.migrate", instance=instance, migration=migration)
+    return migration, operation
 
 
 def _obstacles(instance: Instance, destination: Host | None) -> list[Obstacle]:
@@ -255,10 +238,6 @@ def _release(host: Host) -> tuple[int, ...]:
     """Return the version of a host's QEMU: a guest's machine is known to the release that made it, and to later ones."""
     text = str(host.facts.get("qemu_version", ""))
     return tuple(int(part) for part in text.split(".") if part.isdecimal())
-
-
-def _reasons(ranking: Ranking) -> list[str]:
-    return list(explain.tenant_summary(ranking))
 
 
 def _wire_terms(terms: Terms) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from django.db import transaction
 
 from compute import outbox
-from compute.models import Allocation, Host, HostCall, Instance, Operation, Port
+from compute.models import Allocation, Host, HostCall, Instance, Operation, Pool, Port
 from compute.node.drivers.faults import Fault
 from compute.sagas.engine import take_turn
 from compute.sagas.registry import SAGAS
@@ -22,6 +22,7 @@ from compute.selectors.invariants import check_all
 from compute.services.hosts import prove_host
 from compute.services.housekeeping import expire
 from compute.services.instances_delete import delete_instance
+from compute.services.instances_move import move_instance
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
 from compute.services.instances_resize import resize_instance
 from compute.services.keypairs import create_keypair
@@ -32,7 +33,7 @@ from tenants.services.access import system_actor
 from tests.factories.compute import make_flavor
 from tests.factories.migrations import order_migration
 from tests.factories.nodes import run_to_end
-from tests.factories.tenants import make_tenant
+from tests.factories.tenants import make_actor, make_tenant
 from tests.sagas.conftest import Cloud
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
@@ -85,6 +86,13 @@ def _migrate(cloud: Cloud) -> Operation:
     return order_migration(instance, cloud.add_host().host)[1]
 
 
+def _move(cloud: Cloud) -> Operation:
+    instance = cloud.create_running()
+    cloud.add_host()
+    Pool.objects.update(shared_storage_id="fake-storage")
+    return move_instance(actor=make_actor(is_operator=True), instance_id=instance.id, stop=True)[1]
+
+
 def _tenant_delete(cloud: Cloud) -> Operation:
     """Without guests, which are operations of their own: tests/sagas/test_tenant_delete.py."""
     below = make_tenant(parent=make_tenant(parent=cloud.tenant))
@@ -103,6 +111,7 @@ SCENARIOS: dict[str, Scenario] = {
     "instance_reboot": _power(reboot_instance, force=True),
     "instance_resize": _resize,
     "instance_migrate": _migrate,
+    "instance_move": _move,
     "host_prove": _prove,
     "tenant_delete": _tenant_delete,
 }

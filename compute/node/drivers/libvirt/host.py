@@ -178,6 +178,9 @@ class LibvirtDriver(Driver):
             return self._migrations.migrate(spec, job, stop=stop)
 
     def look(self, instance_id: str) -> DomainLook:
+        container = self._containers.find(instance_id)
+        if container is not None:
+            return DomainLook(container.power, persistent=container.persistent)
         return self._migrations.look(instance_id)
 
     def adopt(self, spec: InstanceSpec, *, token: int, resume: bool) -> PowerState:
