@@ -24,6 +24,8 @@ STATUSES: dict[str, tuple[int, str]] = {
     "not_found": (404, "Not found"),
     "operation_in_progress": (409, "Operation in progress"),
     "permission_denied": (403, "Permission denied"),
+    "plan_outdated": (409, "The world has changed since the plan was drawn up"),
+    "plan_refused": (409, "The plan would break a rule"),
     "promise_not_placeable": (409, "Promise cannot be kept"),
     "quota_exceeded": (409, "Quota exceeded"),
     "stale_answer": (409, "Stale answer"),

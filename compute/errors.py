@@ -32,6 +32,18 @@ class NotMovable(DomainError):
     code = "not_movable"
 
 
+class PlanOutdated(DomainError):
+    """What a plan rests on has changed. `data`: `difference`, [{about, planned, now}]."""
+
+    code = "plan_outdated"
+
+
+class PlanRefused(DomainError):
+    """The plan would break a rule. `data`: `refusals`, [{code, detail}]."""
+
+    code = "plan_refused"
+
+
 class TransitionRefused(DomainError):
     """A state column changed under the writer, or the arrow does not exist. Nothing was written."""
 

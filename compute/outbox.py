@@ -31,8 +31,8 @@ TARGETS = {"instance": Instance.unscoped, "host": Host.objects}
 
 
 def ring(kind: str, *ids: object) -> None:
-    """Ask the relay, at commit, to ring for an operation (`op`, id), a host (`host`, host id, call id), a `fence` or an
-    `evacuation` (id), or a check (`books`)."""
+    """Ask the relay, at commit, to ring for an operation (`op`, id), a host (`host`, host id, call id), a `fence`, an
+    `evacuation` or a `plan` (id), or a check (`books`)."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, ":".join([kind, *map(str, ids)])])
 

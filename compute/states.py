@@ -94,6 +94,28 @@ MIGRATION: Final[Machine] = _machine(
 )
 MIGRATION_OPEN: Final = frozenset({"claimed", "preparing", "running"})
 
+# Plan: moves of several guests. `stopped`: it cannot come to its end, and says what is in the way.
+PLAN: Final[Machine] = _machine(
+    proposed="running expired",
+    running="paused stopped finished aborted",
+    paused="running aborted",
+    stopped="running aborted",
+    finished="",
+    aborted="",
+    expired="",
+)
+PLAN_OPEN: Final = frozenset({"running", "paused", "stopped"})
+
+# One guest of a plan. `blocked`: it cannot be moved as it stands; `skipped`: there was nothing left to do for it.
+PLAN_STEP: Final[Machine] = _machine(
+    waiting="running skipped failed blocked",
+    running="done waiting failed skipped",
+    failed="waiting skipped",
+    blocked="waiting skipped",
+    done="",
+    skipped="",
+)
+
 # What a tenant may wish an instance's power to be, and what a host may report of its domain.
 DESIRED_POWER: Final = frozenset({"running", "stopped", "paused", "suspended"})
 DOMAIN_POWER: Final = frozenset({"running", "paused", "stopped", "crashed", "suspended", "absent"})

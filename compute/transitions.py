@@ -21,6 +21,8 @@ _MACHINES: dict[tuple[str, str], states.Machine] = {
     ("migration", "state"): states.MIGRATION,
     ("fence", "state"): states.FENCE,
     ("evacuation", "state"): states.EVACUATION,
+    ("plan", "state"): states.PLAN,
+    ("planstep", "state"): states.PLAN_STEP,
     ("host", "admin_state"): states.HOST_ADMIN,
     ("host", "observed_state"): states.HOST_OBSERVED,
 }

@@ -16,6 +16,7 @@ from compute.models.instance import ConsoleLog, Instance
 from compute.models.migration import Migration
 from compute.models.network import Network, Port
 from compute.models.operation import Operation
+from compute.models.plan import Plan, PlanStep
 from compute.models.pool import Pool
 from compute.models.price import PRICED, Price
 
@@ -47,6 +48,8 @@ __all__ = [
     "Network",
     "Operation",
     "PinnedCpu",
+    "Plan",
+    "PlanStep",
     "Pool",
     "Port",
     "Price",

@@ -38,6 +38,18 @@ class Instance(TenantOwned):
     evacuation_priority = models.PositiveSmallIntegerField(
         default=50, help_text="0 to 100: when its host is lost, higher ones come back first"
     )
+    disruption = models.CharField(
+        max_length=8,
+        default="live",
+        db_default="live",
+        choices=[("live", "live"), ("restart", "restart"), ("consent", "consent")],
+        help_text="how the cloud may move it: while it runs, also by a restart, or not without being asked",
+    )
+    pause_limit_ms = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="the longest pause of a live migration that plans may allow; null: as they like",
+    )
     decision_id = models.UUIDField(null=True, blank=True, help_text="the Decision by which it is where it is")
     error = models.JSONField(null=True, blank=True, help_text="{code, message} for the tenant")
     token = models.BigIntegerField(default=0, help_text="fencing token: raised by every new HostCall that changes it")
@@ -69,6 +81,9 @@ class Instance(TenantOwned):
             models.CheckConstraint(
                 condition=Q(state__in=["building", "active", "error", "failed", "deleting", "deleted"]),
                 name="instance_state_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(disruption__in=["live", "restart", "consent"]), name="instance_disruption_known"
             ),
             models.CheckConstraint(
                 condition=Q(state__in=["failed", "deleting", "deleted"]) | Q(host__isnull=False),

@@ -1,4 +1,4 @@
-"""Where the guests of a lost host would go, one after another, on one look without a lock. Nothing is taken."""
+"""Where the guests of a host would go were they not on it, one after another, on one look without a lock. Nothing is taken."""
 
 from __future__ import annotations
 
@@ -34,14 +34,17 @@ class Foresight:
         consumer: uuid.UUID,
         request: Request,
         policy: Policy,
-        tenant_path: tuple[uuid.UUID, ...],
-        leaving: Leaving,
+        tenant_path: tuple[uuid.UUID, ...] = (),
+        leaving: Leaving | None = None,
     ) -> uuid.UUID | Refused:
-        """Return the host that the guest would be started on, and count it there; or why there is none."""
+        """Return the host that the guest would be started on, and count it there; or why there is none.
+
+        With an empty `tenant_path` from room that nobody has reserved alone, as a migration does.
+        """
         members = self._members_of(request)
         told = members.told(request)
-        reservation = self._reservation(tenant_path) if request.numa is None else None
-        if reservation is not None:
+        reservation = self._reservation(tenant_path) if tenant_path and request.numa is None else None
+        if reservation is not None and leaving is not None:
             leaving.give_back(reservation)
         plan = plan_seats((consumer,), told, policy, members.shown(self.snapshot), reservation)
         if isinstance(plan, Refused):

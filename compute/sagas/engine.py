@@ -175,6 +175,8 @@ class _Turn:
         if "part_of" in operation.input:
             # Not its row, which a turn may hold that waits for our target: a poll that is rung early just looks.
             outbox.ring("op", operation.input["part_of"])
+        if "plan" in operation.input:
+            outbox.ring("plan", operation.input["plan"])
         waiting = Operation.objects.filter(
             target_type=operation.target_type, target_id=operation.target_id, state="pending"
         ).values_list("id", flat=True)

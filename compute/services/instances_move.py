@@ -40,10 +40,10 @@ def check_move(
     if instance is None:
         raise NotFound
     authorize(actor, "instance.migrate", instance.tenant_id)
-    obstacles = _obstacles(instance, destination, stop=stop)
+    obstacles = cold_obstacles(instance, destination, stop=stop)
     chosen = None
     if instance.host is not None:
-        request = _request(instance, destination)
+        request = cold_request(instance, destination)
         members = Members.of(request, without=instance.id)
         policy = Policy(name=instance.pool.policy)
         ranking = rank(members.shown(KEPT.look(instance.pool_id)), members.told(request), policy)
@@ -100,9 +100,9 @@ def order_move(
         request_key=request_key,
         deadline_seconds=DEADLINE_SECONDS,
     )
-    refuse_obstacles(f"{instance.name} cannot be moved.", _obstacles(instance, destination, stop=stop))
+    refuse_obstacles(f"{instance.name} cannot be moved.", cold_obstacles(instance, destination, stop=stop))
     assert instance.host is not None  # or it would be an obstacle
-    host, decision = claim_elsewhere(instance, migration_id, _request(instance, destination))
+    host, decision = claim_elsewhere(instance, migration_id, cold_request(instance, destination))
     migration = Migration.objects.create(
         id=migration_id,
         instance=instance,
@@ -118,7 +118,7 @@ def order_move(
     return migration, operation
 
 
-def _obstacles(instance: Instance, destination: Host | None, *, stop: bool) -> list[Obstacle]:
+def cold_obstacles(instance: Instance, destination: Host | None, *, stop: bool) -> list[Obstacle]:
     """Return every reason that lies with the instance and its host; what other hosts lack is the ranking's to say."""
     found = []
     source = instance.host
@@ -146,7 +146,7 @@ def _obstacles(instance: Instance, destination: Host | None, *, stop: bool) -> l
     return found
 
 
-def _request(instance: Instance, destination: Host | None) -> Request:
+def cold_request(instance: Instance, destination: Host | None) -> Request:
     """Return the instance as it would be asked for today, of any host but its own."""
     assert instance.host is not None
     networks = networks_of(Port.unscoped.filter(instance=instance)).get(instance.id, frozenset())

@@ -87,7 +87,7 @@ def foresee_losses(*, actor: Actor, pool: Pool) -> PoolLosses:
     hosts = {host.id: host for host in rows.order_by("name") if str(host.id) in snapshot.row_of}
     for host in hosts.values():
         host.pool = pool
-    guests = list(_asked_for(pool, hosts))
+    guests = list(asked_for(pool, hosts))
     count = Counter(guest.host_id for guest in guests)
     sure = sure_to_return(snapshot, guests)
     worst, looked = [], 0
@@ -130,7 +130,7 @@ def _fates(host: Host, snapshot: Snapshot) -> list[Fate]:
     return fates
 
 
-def _asked_for(pool: Pool, hosts: dict[uuid.UUID, Host]) -> Iterator[Guest]:
+def asked_for(pool: Pool, hosts: dict[uuid.UUID, Host]) -> Iterator[Guest]:
     """Yield what all guests of a pool are asked for, equal ones as one object: there are few sizes and thousands of guests."""
     flavors = {flavor.id: flavor for flavor in Flavor.objects.all()}
     groups = {group.id: group for group in Group.unscoped.filter(instances__pool=pool).distinct()}

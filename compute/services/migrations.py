@@ -77,10 +77,10 @@ def check_migration(*, actor: Actor, instance_id: uuid.UUID, destination: Host |
     if instance is None:
         raise NotFound
     authorize(actor, "instance.migrate", instance.tenant_id)
-    obstacles = _obstacles(instance, destination)
+    obstacles = live_obstacles(instance, destination)
     chosen = None
     if instance.host is not None and instance.kind == "vm":
-        request = _request(instance, destination)
+        request = live_request(instance, destination)
         members = Members.of(request, without=instance.id)
         ranking = rank(members.shown(KEPT.look(instance.pool_id)), members.told(request), _policy(instance))
         if ranking.candidates:
@@ -141,9 +141,9 @@ def order_migration(
         request_key=request_key,
         deadline_seconds=terms.deadline_seconds + SETTLE_SECONDS,
     )
-    refuse_obstacles(f"{instance.name} cannot be migrated.", _obstacles(instance, destination))
+    refuse_obstacles(f"{instance.name} cannot be migrated.", live_obstacles(instance, destination))
     assert instance.host is not None  # or it would be an obstacle
-    host, decision = claim_elsewhere(instance, migration_id, _request(instance, destination))
+    host, decision = claim_elsewhere(instance, migration_id, live_request(instance, destination))
     job = MigrationJob(id=str(migration_id), destination_address=str(host.address), **_wire_terms(terms))
     migration = Migration.objects.create(
         id=migration_id,
@@ -160,7 +160,7 @@ def order_migration(
     return migration, operation
 
 
-def _obstacles(instance: Instance, destination: Host | None) -> list[Obstacle]:
+def live_obstacles(instance: Instance, destination: Host | None) -> list[Obstacle]:
     """Return every reason that lies with the instance and its host; what other hosts lack is the ranking's to say."""
     found = []
     source = instance.host
@@ -193,7 +193,7 @@ def _obstacles(instance: Instance, destination: Host | None) -> list[Obstacle]:
     return found
 
 
-def _request(instance: Instance, destination: Host | None) -> Request:
+def live_request(instance: Instance, destination: Host | None) -> Request:
     """Return what the scheduler is asked: what the create asked, of another host that can run the guest as it is now."""
     network = shared_networks().filter(pool=instance.pool_id).first()
     assert network is not None

@@ -21,7 +21,7 @@ from compute.reconcilers.operations import due_operations, waiting_calls
 
 log = logging.getLogger(__name__)
 
-_TASKS = {"fence": "compute.fence_try", "evacuation": "compute.evacuation_turn"}
+_TASKS = {"fence": "compute.fence_try", "evacuation": "compute.evacuation_turn", "plan": "compute.plan_turn"}
 
 
 class Relay:

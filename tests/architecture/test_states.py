@@ -18,6 +18,8 @@ MACHINES = {
     "Migration": (states.MIGRATION, "claimed"),
     "Fence": (states.FENCE, "asked"),
     "Evacuation": (states.EVACUATION, "running"),
+    "Plan": (states.PLAN, "proposed"),
+    "Step of a plan": (states.PLAN_STEP, "waiting"),
     "Host, the operator's side": (states.HOST_ADMIN, "enrolling"),
     "Host, the observer's side": (states.HOST_OBSERVED, "unknown"),
 }
