@@ -14,6 +14,7 @@ from cloud.cli.commands import (
     instances,
     migrations,
     operations,
+    plans,
     ssh,
     tenants,
     usage,
@@ -30,6 +31,7 @@ app.add_typer(instances.app, name="instance")
 app.add_typer(hosts.app, name="host")
 app.add_typer(hosts.pool_app, name="pool")
 app.add_typer(migrations.app, name="migration")
+app.add_typer(plans.app, name="plan")
 app.add_typer(operations.app, name="operation")
 app.add_typer(operations.decision_app, name="decision")
 app.add_typer(operations.audit_app, name="audit")
@@ -51,6 +53,7 @@ contexts.register(app)
 ssh.register(app)
 ssh.register(instances.app)
 migrations.register(instances.app)
+plans.register(hosts.app, instances.app)
 
 
 def main() -> None:

@@ -76,9 +76,13 @@ def apply_plan(*, actor: Actor, plan_id: uuid.UUID) -> Plan:
         host = lock_host(plan.host_id)
         draft = draft_drain(host, DrainOptions.read(plan.options))
         if draft.fingerprint() != plan.fingerprint:
+            difference = _difference(plan, draft)
+            sentences = "; ".join(
+                f"{row['about']}: {row['planned'] or 'not there'} then, {row['now'] or 'not there'} now"
+                for row in difference
+            )
             raise PlanOutdated(
-                "The world has changed in a way that matters to this plan. Draw up a new one.",
-                difference=_difference(plan, draft),
+                f"What matters to this plan has changed ({sentences}). Draw up a new one.", difference=difference
             )
         if draft.refusals:
             raise PlanRefused(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from compute.models import Decision, Grant, Group, Host, Instance, Keypair, Migration, Operation, Price
+from compute.models import Decision, Grant, Group, Host, Instance, Keypair, Migration, Operation, Plan, Price
 from tenants.models import ApiToken, Tenant, User
 from tests.api.conftest import World
 
@@ -38,6 +38,9 @@ class Things:
     price: Price
     grant: Grant
     migration: Migration
+    plan: Plan
+    running_plan: Plan
+    paused_plan: Plan
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,9 @@ ROWS: dict[str, Row] = {
     "instance_resize": Row(
         "POST", _of("instances", INSTANCE, "/actions/resize"), _body(flavor="big"), object_id=_instance_id
     ),
+    "instance_contract": Row(
+        "POST", _of("instances", INSTANCE, "/actions/contract"), _body(disruption="restart"), object_id=_instance_id
+    ),
     "instance_prioritize": Row("POST", _of("instances", INSTANCE, "/actions/prioritize"), _body(priority=90)),
     "instance_console_log": Row("GET", _of("instances", INSTANCE, "/console-log"), object_id=_instance_id),
     "instance_decision": Row("GET", _of("instances", INSTANCE, "/decision"), object_id=_instance_id),
@@ -211,6 +217,13 @@ ROWS: dict[str, Row] = {
     ),
     "migration_list": Row("GET", _at("migrations")),
     "migration_show": Row("GET", _of("migrations", lambda things: things.migration)),
+    "plan_list": Row("GET", _at("plans")),
+    "plan_show": Row("GET", _of("plans", lambda things: things.plan)),
+    "plan_apply": Row("POST", _of("plans", lambda things: things.plan, "/actions/apply"), _body()),
+    "plan_pause": Row("POST", _of("plans", lambda things: things.running_plan, "/actions/pause"), _body()),
+    "plan_resume": Row("POST", _of("plans", lambda things: things.paused_plan, "/actions/resume"), _body()),
+    "plan_abort": Row("POST", _of("plans", lambda things: things.running_plan, "/actions/abort"), _body()),
+    "host_drain": Row("POST", _of("hosts", lambda things: things.spare_host, "/actions/drain"), _body()),
     "operation_list": Row("GET", _at("operations")),
     "operation_show": Row(
         "GET", _of("operations", lambda things: things.operation), object_id=lambda things: things.operation.id

@@ -15,8 +15,23 @@ from django.utils import timezone
 
 from cloud.api.routes import Route
 from cloud.api.v1.urls import urlpatterns
-from compute.models import Decision, Domain, Fence, Group, Host, Instance, Keypair, Migration, Operation, Pool, Price
+from compute.models import (
+    Decision,
+    Domain,
+    Fence,
+    Group,
+    Host,
+    Instance,
+    Keypair,
+    Migration,
+    Operation,
+    Plan,
+    Pool,
+    Price,
+)
+from compute.services.drain_draft import DrainOptions
 from compute.services.grants import Terms, create_grant
+from compute.services.plans import propose_drain
 from compute.wire import MigrationJob
 from tenants import roles
 from tenants.models import ApiToken, AuditEvent, Membership, Quota, Tenant, User
@@ -140,7 +155,7 @@ def build_things() -> Things:
         carol=carol,
         token=ApiToken.unscoped.get(user=carol),
         spare_host=make_host(world.pool, admin_state="disabled"),
-        down_host=make_host(world.pool, observed_state="down"),
+        down_host=_silent(world),
         fenced_host=_fenced(world),
         heard_host=_heard(world),
         price=Price.objects.create(
@@ -156,6 +171,31 @@ def build_things() -> Things:
             job=MigrationJob("job", "10.97.0.2").to_json(),
             actor="ops",
         ),
+        plan=_plan(world, "proposed"),
+        running_plan=_plan(world, "running"),
+        paused_plan=_plan(world, "paused"),
+    )
+
+
+def _silent(world: World) -> Host:
+    host = make_host(world.pool, observed_state="down")
+    Host.objects.filter(id=host.id).update(last_seen_at="2026-01-01T00:00:00Z")
+    return host
+
+
+def _plan(world: World, state: str) -> Plan:
+    """A drain of an empty host."""
+    host = make_host(world.pool, admin_state="enabled" if state == "proposed" else "draining")
+    plan = propose_drain(actor=SYSTEM, host_id=host.id, options=DrainOptions()) if state == "proposed" else None
+    return plan or Plan.objects.create(
+        kind="drain",
+        pool=world.pool,
+        host=host,
+        state=state,
+        options={"stop": False, "consent": [], "accept_losses": False, "reason": "", "admin_state": "enabled"},
+        fingerprint="0" * 64,
+        actor="ops",
+        expires_at=timezone.now(),
     )
 
 
@@ -186,6 +226,7 @@ def books() -> Any:
         AuditEvent.unscoped: ["id"],
         Domain.objects: ["id"],
         Price.objects: ["id", "valid_until"],
+        Plan.objects: ["id", "state"],
     }
     return {
         manager.model.__name__: sorted(map(str, manager.values_list(*columns))) for manager, columns in tables.items()

@@ -25,6 +25,12 @@ from tests.factories.nodes import PlayedHost, make_due, play, run_to_end
 from tests.factories.tenants import make_actor, make_tenant
 
 
+def open_operations() -> list[Any]:
+    """Return the ids of what is due, oldest first."""
+    rows = Operation.objects.filter(state__in=["pending", "running", "unwinding"])
+    return list(rows.order_by("created_at").values_list("id", flat=True))
+
+
 @dataclass
 class DrainedPool:
     """`first` carries the guests; `others` have room."""
@@ -68,7 +74,7 @@ class DrainedPool:
         """One turn of everybody, with all pauses over."""
         PlanStep.objects.update(not_before=timezone.now() - timedelta(seconds=1))
         plan_turn(plan_id=plan.id)
-        for operation_id in self.open_operations():
+        for operation_id in open_operations():
             make_due(operation_id)
             take_turn(operation_id)
         for node in self.nodes:
@@ -81,10 +87,6 @@ class DrainedPool:
             if plan.state in ("finished", "stopped", "aborted") and not plan.steps.filter(state="running").exists():
                 return plan
         raise AssertionError(f"it does not come to an end: {plan.state} {self.steps(plan)}")
-
-    def open_operations(self) -> list[Any]:
-        rows = Operation.objects.filter(state__in=["pending", "running", "unwinding"])
-        return list(rows.order_by("created_at").values_list("id", flat=True))
 
     def steps(self, plan: Plan) -> dict[str, tuple[str, str, str]]:
         """Guest -> way, state, code of its newest step."""

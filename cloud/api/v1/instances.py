@@ -91,6 +91,11 @@ class InstanceAnswer(Answer):
     default_user = serializers.CharField(source="image.default_user", help_text="who to log in as")
     pool = NamedAnswer()
     evacuation_priority = serializers.IntegerField(help_text="when its host is lost: higher ones come back first")
+    disruption = serializers.ChoiceField(
+        ["live", "restart", "consent"],
+        help_text="how the cloud may move it: while it runs, by a restart, or when asked",
+    )
+    pause_limit_ms = serializers.IntegerField(allow_null=True, help_text="the longest pause of a live migration")
     group = NamedAnswer(allow_null=True, help_text="that keeps it apart from others, or with them")
     host = NamedAnswer(allow_null=True)
     virt_mode = VirtMode(["kvm", "qemu", "lxc"], source="*", allow_null=True)

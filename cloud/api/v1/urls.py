@@ -17,6 +17,7 @@ from cloud.api.v1.me import Me
 from cloud.api.v1.members import Members
 from cloud.api.v1.migrations import Migrations
 from cloud.api.v1.operations import Operations
+from cloud.api.v1.plans import Plans
 from cloud.api.v1.pools import Pools
 from cloud.api.v1.prices import Prices
 from cloud.api.v1.quotas import Quotas
@@ -56,6 +57,7 @@ urlpatterns = [
     _collection("hosts/<str:reference>/actions/fence", Losses, post="fence"),
     _collection("hosts/<str:reference>/actions/evacuate", Losses, post="evacuate"),
     _collection("hosts/<str:reference>/actions/return", Losses, post="give_back"),
+    _collection("hosts/<str:reference>/actions/drain", Plans, post="drain"),
     _collection("hosts/<str:reference>/loss", Losses, get="show"),
     _collection("hosts/<str:reference>/shares", Shares, get="of_host"),
     _collection("flavors", Flavors, get="list", post="create"),
@@ -74,10 +76,17 @@ urlpatterns = [
     _collection("instances/<str:reference>/actions/reboot", Instances, post="reboot"),
     _collection("instances/<str:reference>/actions/resize", Instances, post="resize"),
     _collection("instances/<str:reference>/actions/migrate", Instances, post="migrate"),
+    _collection("instances/<str:reference>/actions/contract", Plans, post="contract"),
     _collection("instances/<str:reference>/console-log", Instances, get="console_log"),
     _collection("instances/<str:reference>/decision", Instances, get="decision"),
     _collection("migrations", Migrations, get="list"),
     _collection("migrations/<str:migration_id>", Migrations, get="retrieve"),
+    _collection("plans", Plans, get="list"),
+    _collection("plans/<str:plan_id>", Plans, get="retrieve"),
+    _collection("plans/<str:plan_id>/actions/apply", Plans, post="apply"),
+    _collection("plans/<str:plan_id>/actions/pause", Plans, post="pause"),
+    _collection("plans/<str:plan_id>/actions/resume", Plans, post="resume"),
+    _collection("plans/<str:plan_id>/actions/abort", Plans, post="abort"),
     _collection("operations", Operations, get="list"),
     _collection("operations/<str:operation_id>", Operations, get="retrieve"),
     _collection("operations/<str:operation_id>/cancel", Operations, post="cancel"),

@@ -69,10 +69,10 @@ _ICONS = {
 _LOOKS = {
     "ok": "running active succeeded up enabled placed ok done proved finished completed",
     "busy": "building starting stopping rebooting resizing migrating deleting pending unwinding enrolling cleaning "
-    "draining waiting taken asked claimed preparing",
-    "bad": "error failed down fenced stuck crashed refused",
+    "draining waiting taken asked claimed preparing moving",
+    "bad": "error failed down fenced stuck crashed refused blocked",
     "warn": "unknown suspect paused suspended disabled cancelled",
-    "off": "stopped drained removed deleted aborted",
+    "off": "stopped drained removed deleted aborted proposed expired skipped",
 }
 _LOOK = {word: look for look, words in _LOOKS.items() for word in words.split()}
 
