@@ -30,7 +30,7 @@ app.conf.update(
     worker_send_task_events=False,
     worker_hijack_root_logger=False,
     broker_transport_options={"socket_timeout": 2, "socket_connect_timeout": 2},
-    imports=["compute.tasks.operations", "compute.tasks.fencing", "compute.tasks.periodic"],
+    imports=["compute.tasks.operations", "compute.tasks.fencing", "compute.tasks.plans", "compute.tasks.periodic"],
     beat_schedule={
         "sweep": {"task": "compute.sweep", "schedule": settings.SWEEP_SECONDS, "options": {"expires": 10}},
         "reconcile": {"task": "compute.reconcile", "schedule": 10, "options": {"expires": 10}},

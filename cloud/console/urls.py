@@ -51,6 +51,7 @@ pages = [
     path("plans/<uuid:plan_id>/abort", plans.act, {"verb": "abort"}, name="plan-abort"),
     path("migrations", migrations.index, name="migrations"),
     path("instances/<uuid:instance_id>/migrate", migrations.migrate, name="migrate"),
+    path("instances/<uuid:instance_id>/move", migrations.move, name="move"),
     path("operations", operations.index, name="operations"),
     path("operations/<uuid:operation_id>", operations.detail, name="operation"),
     path("operations/<uuid:operation_id>/cancel", operations.act, {"verb": "cancel"}, name="operation-cancel"),

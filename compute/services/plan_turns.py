@@ -52,7 +52,8 @@ def take_turn(*, plan_id: uuid.UUID) -> int:
 
 def _begin_next(plan_id: uuid.UUID) -> bool:
     with transaction.atomic(durable=True):
-        rows = Plan.objects.select_for_update(skip_locked=True, of=("self",)).select_related("host__pool", "pool")
+        # Waited for, and not passed over: who holds it may have looked before the news for which this turn was rung.
+        rows = Plan.objects.select_for_update(of=("self",)).select_related("host__pool", "pool")
         plan = rows.filter(id=plan_id).first()
         if plan is None:
             return False

@@ -215,6 +215,12 @@ ROWS: dict[str, Row] = {
         _body(),
         object_id=lambda things: things.runner.id,
     ),
+    "instance_move": Row(
+        "POST",
+        _of("instances", lambda things: things.runner, "/actions/move"),
+        _body(stop=True),
+        object_id=lambda things: things.runner.id,
+    ),
     "migration_list": Row("GET", _at("migrations")),
     "migration_show": Row("GET", _of("migrations", lambda things: things.migration)),
     "plan_list": Row("GET", _at("plans")),

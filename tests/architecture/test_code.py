@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands, load_command_class
 
+from cloud.celery import app
 from compute.node.drivers import registry
 
 REPO = Path(__file__).resolve().parents[2]
@@ -117,6 +118,18 @@ def test_every_reconciler_is_called_by_beat() -> None:
     modules = {file.stem for file in (REPO / "compute" / "reconcilers").glob("*.py")} - {"__init__"}
     assert len(modules) > 3
     assert modules - called_in((REPO / "compute" / "tasks" / "periodic.py").read_text()) == set()
+
+
+def test_every_doorbell_has_its_task_in_the_worker() -> None:
+    """A message for a task that no worker has loaded is lost; the sweep would hide that, seconds later each time."""
+    app.loader.import_default_modules()
+    published = {
+        node.value
+        for node in ast.walk(ast.parse((REPO / "compute" / "tasks" / "relay.py").read_text()))
+        if isinstance(node, ast.Constant) and str(node.value).startswith("compute.")
+    }
+    assert "compute.plan_turn" in published
+    assert published - set(app.tasks) == set()
 
 
 def test_every_driver_passes_the_contract() -> None:

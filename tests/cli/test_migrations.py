@@ -45,3 +45,26 @@ def test_tenants_neither_move_nor_see_it(cli: Cli, world: World, tmp_path: Path)
     cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait")
     assert "permission_denied" in cli("instance", "migrate", "web", "--no-wait", code=1).err
     assert "permission_denied" in cli("migration", "list", code=1).err
+
+
+def test_an_operator_moves_what_does_not_run_and_stops_it_only_when_told(
+    cli: Cli, world: World, tmp_path: Path
+) -> None:
+    cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait")
+    wire = FakeWire()
+    here = play(world.host, tmp_path, wire=wire)
+    run_to_end(Operation.objects.get().id, here)
+    here.beat()
+    there = play(make_host(world.pool, name="second"), tmp_path, wire=wire)
+    Host.objects.update(facts={"shared_storage_id": "fake-storage"})
+    world.pool.shared_storage_id = "fake-storage"
+    world.pool.save()
+    assert "would be stopped" in cli("instance", "move", "web", "--dry-run", "--as-operator", code=4).err
+    assert "not_movable" in cli("instance", "move", "web", "--as-operator", "--no-wait", code=4).err
+    cli("instance", "move", "web", "--stop", "--as-operator", "--no-wait")
+    assert cli("instance", "show", "web", "-o", "json").json["status"] == "moving"
+    assert run_to_end(Operation.objects.get(kind="instance_move").id, here, there).state == "succeeded"
+    shown = cli("migration", "list", "--as-operator", "-o", "json").json[0]
+    assert (shown["way"], shown["job"], shown["status"], shown["state"]) == ("cold", None, None, "completed")
+    assert Instance.unscoped.get().host == there.host
+    assert "permission_denied" in cli("instance", "move", "web", "--no-wait", code=1).err

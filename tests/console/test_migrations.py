@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compute.models import Host, Migration
+from tests.factories.compute import make_image
 from tests.factories.nodes import run_to_end
 from tests.portal.conftest import People
 from tests.sagas.conftest import Cloud
@@ -54,3 +55,26 @@ def test_tenants_do_not_find_these_pages(people: People, cloud: Cloud) -> None:
     for path in ("/console/migrations", f"/console/instances/{instance.id}/migrate"):
         assert people.owner.get(path).status_code == 404
     assert "Migrate" not in people.owner.get(f"/instances/{instance.id}").content.decode()
+
+
+def test_a_container_is_moved_with_a_tick_for_its_stop(people: People, cloud: Cloud) -> None:
+    operator = people.cloud_operator
+    make_image("box", kind="container")
+    instance = cloud.create_running("the-box", image="box")
+    there = cloud.add_host()
+    cloud.pool.shared_storage_id = "fake-storage"
+    cloud.pool.save()
+    cloud.beat()
+    path = f"/console/instances/{instance.id}/move"
+    assert f'href="{path}"' in operator.get(f"/instances/{instance.id}").content.decode()
+    page = operator.get(path).content.decode()
+    assert "It runs, and would be stopped for it" in page
+    assert "Stop and move it" not in page
+    assert "Stop and move it" in operator.get(f"{path}?stop=on").content.decode()
+    answer = operator.post(path, {"stop": "on", "reason": "new fans"})
+    migration = Migration.objects.get()
+    assert (migration.way, migration.destination) == ("cold", there.host)
+    assert run_to_end(migration.operation_id, *cloud.nodes).state == "succeeded"
+    assert "new fans" in operator.get(answer["Location"]).content.decode()
+    assert "not running" in operator.get("/console/migrations").content.decode()
+    assert people.owner.get(path).status_code == 404

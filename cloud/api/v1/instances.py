@@ -33,6 +33,7 @@ from compute.services.console import FRESH_SECONDS, request_console_log
 from compute.services.instances_create import create_instances
 from compute.services.instances_delete import delete_instance
 from compute.services.instances_forecast import forecast_instances
+from compute.services.instances_move import check_move, move_instance
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
 from compute.services.instances_resize import plan_resize, resize_instance
 from compute.services.instances_wanted import COUNT_LIMIT
@@ -157,6 +158,12 @@ class MigrateInput(StrictSerializer):
     auto_converge = Flag(required=False, help_text="slow its processors down where it writes too fast")
     at_the_end = Choice(["give_up", "pause"], required=False, help_text="where even the longest pause does not suffice")
     deadline_seconds = Whole(required=False, min_value=10, max_value=86_400)
+
+
+class MoveInput(StrictSerializer):
+    destination = Text(required=False, help_text="id or name of a host; left out: the scheduler chooses")
+    stop = Flag(required=False, help_text="one that runs is stopped for it, and started at its new host")
+    reason = Text(required=False, allow_blank=True, max_length=255)
 
 
 class ObstacleAnswer(Answer):
@@ -332,6 +339,30 @@ class Instances(Door):
         return self._order(
             call, reference, migrate_instance, destination=destination, reason=reason, terms=Terms(**body)
         )
+
+    @route(
+        "instance_move",
+        permission="instance.migrate",
+        query=MigrateQuery,
+        body=MoveInput,
+        answer=AcceptedAnswer,
+        dry_answer=MigrationCheckAnswer,
+        status=202,
+    )
+    def move(self, call: Call, reference: str) -> Response:
+        """Take an instance to another host while it does not run; for the cloud's operators. It keeps its addresses.
+
+        One that runs is stopped for it, and started at its new host, only where `stop` says so. With `?dry_run=true`
+        nothing is ordered: the answer, 200, names the destination, or every obstacle.
+        """
+        instance = self._find(call, reference)
+        named, stop = call.body.get("destination"), call.body.get("stop", False)
+        destination = get_host(actor=call.actor, reference=named) if named is not None else None
+        if call.query.get("dry_run") == "true":
+            check = check_move(actor=call.actor, instance_id=instance.id, destination=destination, stop=stop)
+            return Response(call.render(MigrationCheckAnswer, check))
+        reason = call.body.get("reason", "")
+        return self._order(call, reference, move_instance, destination=destination, stop=stop, reason=reason)
 
     @route("instance_console_log", permission="instance.console_log", query=ConsoleLogQuery, answer=ConsoleLogAnswer)
     def console_log(self, call: Call, reference: str) -> Response:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rest_framework import serializers
 from rest_framework.response import Response
 
@@ -11,6 +13,7 @@ from cloud.api.references import as_uuid
 from cloud.api.routes import Call, Door, route
 from cloud.api.v1.operations import ErrorAnswer
 from compute import states
+from compute.models import Migration
 from compute.selectors.migrations import get_migration, list_migrations
 from compute.selectors.pools import get_host
 
@@ -55,7 +58,8 @@ class MigrationAnswer(Answer):
     state = serializers.ChoiceField(sorted(states.MIGRATION))
     operation_id = serializers.UUIDField()
     decision_id = serializers.UUIDField(allow_null=True, help_text="why it goes where it goes")
-    job = MigrationJobAnswer()
+    way = serializers.ChoiceField(["live", "cold"], help_text="cold: the instance did not run meanwhile")
+    job = MigrationJobAnswer(allow_null=True, help_text="null for a cold one")
     status = MigrationStatusAnswer(allow_null=True, help_text="null until the source has counted")
     error = ErrorAnswer(allow_null=True)
     reason = serializers.CharField()
@@ -63,6 +67,11 @@ class MigrationAnswer(Answer):
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
+
+    def to_representation(self, instance: Migration) -> dict[str, Any]:
+        instance.job = instance.job or None
+        shown: dict[str, Any] = super().to_representation(instance)
+        return shown
 
 
 class MigrationListQuery(StrictSerializer):

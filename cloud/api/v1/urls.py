@@ -76,6 +76,7 @@ urlpatterns = [
     _collection("instances/<str:reference>/actions/reboot", Instances, post="reboot"),
     _collection("instances/<str:reference>/actions/resize", Instances, post="resize"),
     _collection("instances/<str:reference>/actions/migrate", Instances, post="migrate"),
+    _collection("instances/<str:reference>/actions/move", Instances, post="move"),
     _collection("instances/<str:reference>/actions/contract", Plans, post="contract"),
     _collection("instances/<str:reference>/console-log", Instances, get="console_log"),
     _collection("instances/<str:reference>/decision", Instances, get="decision"),

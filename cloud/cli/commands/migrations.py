@@ -16,6 +16,7 @@ COLUMNS = {
     "instance": "instance.name",
     "from": "source.name",
     "to": "destination.name",
+    "way": "way",
     "state": "state",
     "percent": "percent",
     "seconds": "status.elapsed_seconds",
@@ -70,7 +71,30 @@ def migrate(
         "at_the_end": "pause" if pause else None,
     }
     body = {key: value for key, value in optional.items() if value is not None}
-    path = f"instances/{quoted(name)}/actions/migrate"
+    _send(session, name, "migrate", body, dry_run=dry_run)
+
+
+def move(
+    session: Session,
+    name: Name,
+    to: Annotated[str | None, typer.Option("--to", help="This host; else the scheduler chooses")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="One that runs is stopped for it and started there")] = False,
+    reason: Annotated[str | None, typer.Option(help="Kept in the records")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing")] = False,
+) -> None:
+    """Take an instance to another host while it does not run; for operators. A dry run ends with 4 where it cannot be."""
+    optional = {"destination": to, "reason": reason, "stop": stop or None}
+    _send(session, name, "move", {key: value for key, value in optional.items() if value is not None}, dry_run=dry_run)
+
+
+def register(instances: typer.Typer) -> None:
+    """Add the verbs to the instances' commands."""
+    command(instances, "migrate", slow=True, keyed=True)(migrate)
+    command(instances, "move", slow=True, keyed=True)(move)
+
+
+def _send(session: Session, name: str, verb: str, body: dict[str, Any], *, dry_run: bool) -> None:
+    path = f"instances/{quoted(name)}/actions/{verb}"
     if dry_run:
         check = session.client.post(path, body, dry_run="true")
         session.rows([check], CHECK_COLUMNS)
@@ -81,11 +105,6 @@ def migrate(
     session.finish([answer["operation"]])
     newest = session.client.get("migrations", instance=answer["instance"]["id"], limit=1)["items"]
     session.rows([_with_percent(item) for item in newest], COLUMNS)
-
-
-def register(instances: typer.Typer) -> None:
-    """Add the verb to the instances' commands."""
-    command(instances, "migrate", slow=True, keyed=True)(migrate)
 
 
 def _with_percent(item: dict[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
@@ -13,9 +14,11 @@ from cloud.console.guard import for_operators
 from cloud.pages.live import render_live
 from cloud.pages.paging import page
 from compute import states
+from compute.models import Host
 from compute.selectors.migrations import list_migrations
 from compute.selectors.pools import get_host, list_hosts
-from compute.services.migrations import check_migration, migrate_instance
+from compute.services.instances_move import check_move, move_instance
+from compute.services.migrations import MigrationCheck, check_migration, migrate_instance
 from tenants.services.access import Actor
 
 
@@ -37,10 +40,9 @@ def index(request: HttpRequest, actor: Actor) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @for_operators
 def migrate(request: HttpRequest, actor: Actor, instance_id: uuid.UUID) -> HttpResponse:
-    """Where it would go and what is in the way; a POST sends it."""
+    """Where a running VM would go and what is in the way; a POST sends it."""
     values = request.POST if request.method == "POST" else request.GET
-    named = values.get("destination", "")
-    destination = get_host(actor=actor, reference=named) if named else None
+    destination = _destination(actor, values)
     if request.method == "POST":
         reason = values.get("reason", "").strip()
         migration, operation = migrate_instance(
@@ -49,6 +51,33 @@ def migrate(request: HttpRequest, actor: Actor, instance_id: uuid.UUID) -> HttpR
         messages.success(request, f"It is being moved to {migration.destination.name}, and runs meanwhile.")
         return redirect("console:operation", operation.id)
     check = check_migration(actor=actor, instance_id=instance_id, destination=destination)
+    return render(request, "console/migrations/migrate.html", _context(actor, check, destination))
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@for_operators
+def move(request: HttpRequest, actor: Actor, instance_id: uuid.UUID) -> HttpResponse:
+    """The same for what does not run, or may be stopped for it."""
+    values = request.POST if request.method == "POST" else request.GET
+    destination, stop = _destination(actor, values), "stop" in values
+    if request.method == "POST":
+        reason = values.get("reason", "").strip()
+        migration, operation = move_instance(
+            actor=actor, instance_id=instance_id, destination=destination, stop=stop, reason=reason
+        )
+        messages.success(request, f"It is being moved to {migration.destination.name}.")
+        return redirect("console:operation", operation.id)
+    check = check_move(actor=actor, instance_id=instance_id, destination=destination, stop=stop)
+    runs = check.instance.desired_power == "running"
+    context = {**_context(actor, check, destination), "stop": stop, "runs": runs}
+    return render(request, "console/migrations/move.html", context)
+
+
+def _destination(actor: Actor, values: QueryDict) -> Host | None:
+    named = values.get("destination", "")
+    return get_host(actor=actor, reference=named) if named else None
+
+
+def _context(actor: Actor, check: MigrationCheck, destination: Host | None) -> dict[str, Any]:
     hosts = [host for host in list_hosts(actor=actor, pool=check.instance.pool) if host != check.source]
-    context = {"check": check, "hosts": hosts, "named": destination}
-    return render(request, "console/migrations/migrate.html", context)
+    return {"check": check, "hosts": hosts, "named": destination}
