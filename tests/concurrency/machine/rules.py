@@ -9,15 +9,18 @@ from collections.abc import Callable
 from typing import Any
 
 from compute.models import Flavor, Grant, Host, Instance, Keypair, Operation, Pool
+from compute.services.drain_draft import DrainOptions
 from compute.services.grants import Terms, create_grant, delete_grant, update_grant
 from compute.services.hosts import disable_host, enable_host
 from compute.services.instances_create import create_instances
 from compute.services.instances_delete import delete_instance
+from compute.services.instances_move import move_instance
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
 from compute.services.instances_resize import resize_instance
 from compute.services.keypairs import create_keypair, delete_keypair
 from compute.services.migrations import migrate_instance
 from compute.services.operations import cancel_operation
+from compute.services.plans import apply_plan, propose_drain
 from compute.services.tenants_delete import delete_tenant_with_contents, plan_tenant_delete
 from compute.services.tenants_move import move_tenant_with_guests
 from tenants.errors import DomainError
@@ -48,6 +51,7 @@ class Rules:
             (2, self.reboot),
             (10, self.resize),
             (8, self.migrate),
+            (4, self.move),
             (4, self.cancel),
             (4, self.tenant_create),
             (3, self.tenant_delete),
@@ -127,6 +131,12 @@ class Rules:
         found = self._one(running) if running.exists() and self.dice.random() < 0.9 else self._instance()
         to = self._one(Host.objects.all()) if self.dice.random() < 0.3 else None
         migrate_instance(actor=ACTOR, instance_id=found.id, destination=to)
+
+    def move(self) -> None:
+        """Cold, as it stands or stopped for it."""
+        to = self._one(Host.objects.all()) if self.dice.random() < 0.3 else None
+        stop = self.dice.random() < 0.6
+        move_instance(actor=ACTOR, instance_id=self._instance().id, destination=to, stop=stop)
 
     def cancel(self) -> None:
         rows = Operation.objects.filter(state__in=["pending", "running"], target_type__in=["instance", "tenant"])
@@ -216,11 +226,17 @@ class Rules:
     # -- hosts: for whoever tells the reconcilers at once
 
     def host_switch(self) -> None:
-        off = Host.objects.filter(admin_state="disabled")
+        off = Host.objects.exclude(admin_state="enabled")
         if off.exists():
             enable_host(actor=ACTOR, host_id=self._one(off).id)
         else:
             disable_host(actor=ACTOR, host_id=self._one(Host.objects.all()).id)
+
+    def host_drain(self) -> None:
+        """A drain is begun; engines carry it out, until the host is drained or somebody enables it."""
+        options = DrainOptions(stop=self.dice.random() < 0.5, accept_losses=True)
+        plan = propose_drain(actor=ACTOR, host_id=self._one(Host.objects.all()).id, options=options)
+        apply_plan(actor=ACTOR, plan_id=plan.id)
 
     # -- dice
 

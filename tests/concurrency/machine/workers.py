@@ -25,7 +25,7 @@ from compute.models import Host, HostCall, Operation
 from compute.node.drivers.fake import FakeDriver, FakeHost, FakeWire
 from compute.node.drivers.faults import Fault, FaultKind
 from compute.node.drivers.settings import DriverSettings
-from compute.reconcilers import instances, promises
+from compute.reconcilers import instances, plans, promises
 from compute.reconcilers.operations import due_operations
 from compute.sagas.engine import take_turn
 from compute.services import nodes
@@ -76,6 +76,7 @@ def engines(dice: random.Random, folder: Path) -> None:
             take_turn(operation_id)
         if dice.random() < 0.02:
             instances.run()
+            plans.run()
             promises.run()
         time.sleep(0.01)
 
@@ -123,10 +124,10 @@ class _PlayedOn(PlayedHost):
             if dice.random() < 0.06:
                 method = call.method.removeprefix("instance.")
                 kinds: list[FaultKind] = ["retry", "unknown", "unknown_after"]
-                # A host that can never remove a guest, let go of one that moved, or take back a step, leaves the operation to
-                # an operator: "stuck", rightly.
+                # A host that can never remove a guest, let go of one that moved, take one on that came, or take back a step,
+                # leaves the operation to an operator: "stuck", rightly.
                 if (
-                    method not in ("remove", "withdraw")
+                    method not in ("remove", "withdraw", "adopt")
                     and not HostCall.objects.filter(id=call.id, purpose="undo").exists()
                 ):
                     kinds.append("never")
