@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
+
+from django.utils import timezone
 
 from compute.models import Instance
 from compute.selectors.instances import status_of
@@ -30,6 +33,20 @@ class Row:
     @property
     def busy(self) -> bool:
         return self.instance.open_operation_id is not None  # type: ignore[attr-defined]  # annotated by the selector
+
+    @property
+    def lease_over(self) -> bool:
+        """Whether its lease has ended."""
+        ends_at = self.instance.lease_ends_at
+        return ends_at is not None and ends_at <= timezone.now()
+
+    @property
+    def lease_near(self) -> bool:
+        """Whether its lease is to do something to it within a day."""
+        ends_at, row = self.instance.lease_ends_at, self.instance
+        if ends_at is None or ends_at > timezone.now() + timedelta(days=1) or row.state == "deleting":
+            return False
+        return row.lease_action == "delete" or row.desired_power == "running"
 
 
 def row_of(instance: Instance) -> Row:

@@ -1,5 +1,7 @@
 """What a tenant asked for: a VM or a container."""
 
+from typing import Final
+
 from django.contrib.postgres.indexes import GinIndex, OpClass
 from django.db import models
 from django.db.models import F, Q
@@ -10,6 +12,11 @@ from compute.models.host import Host
 from compute.models.pool import Pool
 from tenants.models.ids import new_id
 from tenants.scope import TenantOwned
+
+LEASE_HAS_WORK: Final = Q(lease_action="delete", state__in=["building", "active", "error", "failed"]) | Q(
+    lease_action="stop", desired_power="running", state__in=["active", "error"]
+)
+"""Which leases do something when they end: who is to be stopped already, or is being deleted, is left alone."""
 
 
 class Instance(TenantOwned):
@@ -50,6 +57,15 @@ class Instance(TenantOwned):
         blank=True,
         help_text="the longest pause of a live migration that plans may allow; null: as they like",
     )
+    lease_ends_at = models.DateTimeField(null=True, blank=True, help_text="null: it may stay for ever")
+    lease_action = models.CharField(
+        max_length=8,
+        blank=True,
+        default="",
+        db_default="",
+        choices=[("stop", "stop"), ("delete", "delete")],
+        help_text="what happens to it when its lease ends",
+    )
     decision_id = models.UUIDField(null=True, blank=True, help_text="the Decision by which it is where it is")
     error = models.JSONField(null=True, blank=True, help_text="{code, message} for the tenant")
     token = models.BigIntegerField(default=0, help_text="fencing token: raised by every new HostCall that changes it")
@@ -76,6 +92,8 @@ class Instance(TenantOwned):
             models.Index(
                 fields=["state"], condition=Q(state__in=["building", "deleting", "error"]), name="instance_unsettled"
             ),
+            # Leases that will do something at their end: the reconciler's and the remedies' question.
+            models.Index(fields=["lease_ends_at"], condition=LEASE_HAS_WORK, name="instance_lease_end"),
         ]
         constraints = [
             models.CheckConstraint(
@@ -88,6 +106,11 @@ class Instance(TenantOwned):
             models.CheckConstraint(
                 condition=Q(state__in=["failed", "deleting", "deleted"]) | Q(host__isnull=False),
                 name="instance_has_its_host",
+            ),
+            models.CheckConstraint(
+                condition=Q(lease_ends_at=None, lease_action="")
+                | Q(lease_ends_at__isnull=False, lease_action__in=["stop", "delete"]),
+                name="instance_lease_whole",
             ),
         ]
 

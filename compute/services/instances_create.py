@@ -20,6 +20,7 @@ from compute.services.addresses import take_ports
 from compute.services.checks import check_tags, check_user_data
 from compute.services.instances_refusal import record_refusal
 from compute.services.instances_wanted import Wanted, instance_names
+from compute.services.lease_terms import Lease, LeaseAsk, take_lease
 from tenants import prepared
 from tenants.errors import QuotaExceeded
 from tenants.models import Tenant
@@ -57,13 +58,15 @@ def create_instances(
     tags: dict[str, str] | None = None,
     group: str | None = None,
     count: int = 1,
+    lease: LeaseAsk | None = None,
     request_key: uuid.UUID | None = None,
 ) -> Created:
     """Place, claim, charge and order `count` instances; with more than one, names get the suffixes -1 to -N.
 
-    Flavor, image, pool and keypairs by id or name. Leaves instances in `building`, each with a pending operation.
-    Raises NotFound, PermissionDenied, InvalidInput, NoValidHost (with `reasons`), QuotaExceeded, NoAddressLeft; of the
-    last three nothing is left but the decision, and they carry `remedies` and `decision_id`.
+    Flavor, image, pool and keypairs by id or name. `lease`: of each of them; None: they may stay for ever.
+    Leaves instances in `building`, each with a pending operation. Raises NotFound, PermissionDenied, InvalidInput,
+    NoValidHost (with `reasons`), QuotaExceeded, NoAddressLeft; of the last three nothing is left but the decision, and
+    they carry `remedies` and `decision_id`.
     """
     with prepared.together():
         catalogue = ask_catalogue(flavor=flavor, image=image, pool=pool)
@@ -81,9 +84,10 @@ def create_instances(
     )
     user_data, tags = check_user_data(user_data), check_tags(tags or {})
     request, policy = wanted.request(), wanted.policy()
+    taken = take_lease(actor=actor, tenant=tenant, asked=lease)
     try:
         with transaction.atomic(durable=True):
-            return _create(actor, tenant, names, wanted, user_data, tags, request, policy, request_key)
+            return _create(actor, tenant, names, wanted, user_data, tags, taken, request, policy, request_key)
     except _RefusedByPlacement as error:
         refusal = record_refusal(
             actor=actor,
@@ -112,6 +116,7 @@ def _create(
     wanted: Wanted,
     user_data: str,
     tags: dict[str, str],
+    lease: Lease,
     request: Request,
     policy: Policy,
     request_key: uuid.UUID | None,
@@ -140,6 +145,8 @@ def _create(
             keys=wanted.keys,
             user_data=user_data,
             tags=tags,
+            lease_ends_at=lease.ends_at,
+            lease_action=lease.action,
             decision_id=decision_id,
             created_by=actor.username,
         )
@@ -172,7 +179,12 @@ def _create(
                 tenant=tenant,
                 target=instance,
                 operation_id=operation.id,
-                after={"flavor": wanted.flavor.name, "image": wanted.image.name, "pool": wanted.pool.name},
+                after={
+                    "flavor": wanted.flavor.name,
+                    "image": wanted.image.name,
+                    "pool": wanted.pool.name,
+                    **({"lease": lease.told()} if lease.ends_at else {}),
+                },
             )
         metering.hold(tenant=tenant, usage=wanted.usage(), consumers=named)
         prepared.insert([decision])

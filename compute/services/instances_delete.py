@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 from django.db import transaction
 
@@ -25,17 +27,33 @@ def delete_instance(
         instance = lock_instance(
             actor=actor, instance_id=instance_id, permission="instance.delete", if_version=if_version
         )
-        operation = outbox.submit(
-            actor=actor,
-            kind="instance_delete",
-            target_type="instance",
-            target_id=instance.id,
-            target_name=instance.name,
-            tenant_id=instance.tenant_id,
-            request_key=request_key,
-            queue_behind=True,
-        )
-        audit.record(
-            actor=actor, action="instance.delete", tenant=instance.tenant_id, target=instance, operation_id=operation.id
-        )
-        return instance, operation
+        return instance, order_delete(actor=actor, instance=instance, request_key=request_key)
+
+
+def order_delete(
+    *,
+    actor: Actor,
+    instance: Instance,
+    request_key: uuid.UUID | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> Operation:
+    """`delete_instance` once its row is locked and the actor is known to be allowed. `told`: why, for the audit trail."""
+    operation = outbox.submit(
+        actor=actor,
+        kind="instance_delete",
+        target_type="instance",
+        target_id=instance.id,
+        target_name=instance.name,
+        tenant_id=instance.tenant_id,
+        request_key=request_key,
+        queue_behind=True,
+    )
+    audit.record(
+        actor=actor,
+        action="instance.delete",
+        tenant=instance.tenant_id,
+        target=instance,
+        operation_id=operation.id,
+        after=told,
+    )
+    return operation

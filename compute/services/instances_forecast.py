@@ -15,6 +15,7 @@ from compute.selectors.prices import price_per_hour
 from compute.services.checks import check_tags, check_user_data
 from compute.services.instances_case import load_case
 from compute.services.instances_wanted import COUNT_LIMIT, Wanted, instance_names
+from compute.services.lease_terms import LeaseAsk, take_lease
 from tenants.models import Tenant
 from tenants.services.access import Actor, authorize, visible_tenant_ids
 from tenants.services.quota_forecast import shown_lines
@@ -70,6 +71,7 @@ def forecast_instances(
     tags: dict[str, str] | None = None,
     group: str | None = None,
     count: int = 1,
+    lease: LeaseAsk | None = None,
 ) -> Forecast:
     """Return what `create_instances` with the same arguments would meet now; the next moment may differ.
 
@@ -82,6 +84,7 @@ def forecast_instances(
     )
     check_user_data(user_data)
     check_tags(tags or {})
+    take_lease(actor=actor, tenant=tenant, asked=lease)
     case = load_case(tenant=tenant, wanted=wanted, count=count, all_pools=False)
     refused_by = case.refused_by()
     offers: tuple[Offer, ...] = ()

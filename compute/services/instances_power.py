@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 from django.db import transaction
 from django.db.models import F
@@ -10,6 +12,7 @@ from django.db.models import F
 from compute import outbox
 from compute.errors import InvalidState
 from compute.models import Instance, Operation
+from compute.services.lease_terms import check_lease_runs
 from compute.services.locking import lock_instance
 from tenants.services import audit
 from tenants.services.access import Actor, authorize
@@ -20,7 +23,8 @@ _WISH = {"instance_start": "running", "instance_stop": "stopped", "instance_rebo
 def start_instance(
     *, actor: Actor, instance_id: uuid.UUID, if_version: int | None = None, request_key: uuid.UUID | None = None
 ) -> tuple[Instance, Operation]:
-    """Order a start. Raises NotFound, PermissionDenied, VersionMismatch, InvalidState, OperationInProgress."""
+    """Order a start. Raises NotFound, PermissionDenied, VersionMismatch, OperationInProgress, InvalidState (it is neither
+    active nor in error, or its lease has ended)."""
     return _order(actor, instance_id, "instance_start", "instance.start", {}, if_version, request_key)
 
 
@@ -63,18 +67,32 @@ def _order(
             raise InvalidState(
                 f"{instance.name} is {instance.state}: it cannot do this.", state=instance.state, allowed=["active"]
             )
-        operation = submit_power(
-            actor=actor, instance=instance, kind=kind, arguments=arguments, request_key=request_key
-        )
-        audit.record(
-            actor=actor,
-            action=permission,
-            tenant=instance.tenant_id,
-            target=instance,
-            operation_id=operation.id,
-            after=arguments,
-        )
+        if _WISH[kind] == "running":
+            check_lease_runs(instance)
+        operation = order_power(actor=actor, instance=instance, kind=kind, arguments=arguments, request_key=request_key)
         return instance, operation
+
+
+def order_power(
+    *,
+    actor: Actor,
+    instance: Instance,
+    kind: str,
+    arguments: dict[str, bool],
+    request_key: uuid.UUID | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> Operation:
+    """`submit_power`, with its line in the audit trail. `told`: why, for that line."""
+    operation = submit_power(actor=actor, instance=instance, kind=kind, arguments=arguments, request_key=request_key)
+    audit.record(
+        actor=actor,
+        action=kind.replace("_", "."),
+        tenant=instance.tenant_id,
+        target=instance,
+        operation_id=operation.id,
+        after={**arguments, **(told or {})},
+    )
+    return operation
 
 
 def submit_power(

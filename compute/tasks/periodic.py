@@ -11,7 +11,7 @@ from celery import shared_task
 from django.conf import settings
 from django.db import OperationalError, connection
 
-from compute.reconcilers import brokers, evacuations, fences, hosts, instances, operations, plans, promises
+from compute.reconcilers import brokers, evacuations, fences, hosts, instances, leases, operations, plans, promises
 from compute.sagas.engine import take_turn
 from compute.services import books
 from compute.services.housekeeping import expire
@@ -40,6 +40,8 @@ def reconcile() -> None:
         evacuations.run()
     with _by_itself("instances"):
         instances.run()
+    with _by_itself("leases"):
+        leases.run()
     with _by_itself("plans"):
         plans.run()
     with _by_itself("promises"):

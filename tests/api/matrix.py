@@ -206,6 +206,12 @@ ROWS: dict[str, Row] = {
     "instance_contract": Row(
         "POST", _of("instances", INSTANCE, "/actions/contract"), _body(disruption="restart"), object_id=_instance_id
     ),
+    "instance_lease": Row(
+        "POST",
+        _of("instances", INSTANCE, "/actions/lease"),
+        _body(lease={"seconds": 3600, "action": "delete"}),
+        object_id=_instance_id,
+    ),
     "instance_prioritize": Row("POST", _of("instances", INSTANCE, "/actions/prioritize"), _body(priority=90)),
     "instance_console_log": Row("GET", _of("instances", INSTANCE, "/console-log"), object_id=_instance_id),
     "instance_decision": Row("GET", _of("instances", INSTANCE, "/decision"), object_id=_instance_id),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from compute.models import Flavor
 from tests.api.conftest import World
@@ -32,6 +35,37 @@ def test_create_answers_202_with_operation_instance_and_location(world: World) -
     assert instance["tags"] == {"role": "web"}
     assert "host" not in instance
     assert body["operation"]["target"] == {"type": "instance", "id": instance["id"], "name": "web"}
+
+
+def test_a_lease_is_given_shown_changed_and_taken_away(world: World) -> None:
+    made = world.owner.ok("POST", "instances", world.order(lease={"seconds": 3600, "action": "delete"}), status=202)
+    shown = world.owner.ok("GET", "instances/web")
+    assert made["instance"]["lease"] == shown["lease"]
+    assert shown["lease"]["action"] == "delete"
+    at = f"{timezone.now() + timedelta(days=400):%Y-%m-%dT%H:%M:%SZ}"
+    path = "instances/web/actions/lease"
+    changed = world.mine["operator"].ok("POST", path, {"lease": {"ends_at": at}}, If_Match='"1"')
+    assert (changed["lease"], changed["version"]) == ({"ends_at": at, "action": "delete"}, 2)
+    assert world.owner.ok("GET", "instances")["items"][0]["lease"] == changed["lease"]
+    late = world.owner("POST", path, {"lease": None}, If_Match='"1"')
+    assert (late.status_code, late.json()["code"]) == (412, "version_mismatch")
+    assert world.owner.ok("POST", path, {"lease": None})["lease"] is None
+    assert (
+        world.owner.ok("POST", "instances", world.order(name="other", lease=None), status=202)["instance"]["lease"]
+        is None
+    )
+    world.owner.ok("DELETE", "instances/web", status=202)
+    refused = world.owner("POST", path, {"lease": {"seconds": 60}})
+    assert (refused.status_code, refused.json()["code"]) == (409, "invalid_state")
+
+
+@pytest.mark.parametrize("body", [{}, {"lease": 60}, {"lease": {}}, {"lease": {"seconds": 1}}, {"seconds": 60}])
+def test_what_is_no_lease_changes_nothing(world: World, body: object) -> None:
+    world.owner.ok("POST", "instances", world.order(lease={"seconds": 3600}), status=202)
+    before = world.owner.ok("GET", "instances/web")
+    refused = world.owner("POST", "instances/web/actions/lease", body)
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_input")
+    assert world.owner.ok("GET", "instances/web") == before
 
 
 def test_create_of_many_answers_lists_alone(world: World) -> None:

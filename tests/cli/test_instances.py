@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 import yaml
 
 from compute.models import Operation
@@ -45,7 +47,7 @@ def test_waiting_ends_with_5_when_time_is_up(cli: Cli) -> None:
 def test_list_as_table_json_yaml_name_and_columns(cli: Cli) -> None:
     cli("instance", "create", "web", "-f", "nano", "-i", "tiny", "--count", "2", "--no-wait")
     table = cli("instance", "list").out.splitlines()
-    assert table[0].split() == ["NAME", "STATUS", "KIND", "FLAVOR", "IMAGE", "ADDRESS", "AGE"]
+    assert table[0].split() == ["NAME", "STATUS", "KIND", "FLAVOR", "IMAGE", "ADDRESS", "LEASE", "ENDS", "AGE"]
     assert {line.split()[0] for line in table[1:]} == {"web-1", "web-2"}
     assert "\x1b" not in "".join(table)
     rows = cli("instance", "list", "-o", "json").json
@@ -151,6 +153,37 @@ def test_explain_tells_tenants_and_operators_apart(cli: Cli, world: World) -> No
     assert "placed: web" in for_tenant
     assert world.host.name not in for_tenant
     assert f"It is on {world.host.name}." in cli("instance", "explain", "web", "--as-operator").out
+
+
+def test_a_lease_is_given_changed_and_taken_away(cli: Cli) -> None:
+    made = cli(
+        *("instance", "create", "web", "-f", "nano", "-i", "tiny", "--no-wait", "-o", "json"),
+        *("--lease", "1d12h", "--lease-action", "delete"),
+    ).json
+    left = datetime.fromisoformat(made["lease"]["ends_at"]) - datetime.now(UTC)
+    assert (made["lease"]["action"], round(left.total_seconds() / 3600)) == ("delete", 36)
+    changed = cli("instance", "lease", "web", "90m", "-o", "json").json[0]["lease"]
+    left = datetime.fromisoformat(changed["ends_at"]) - datetime.now(UTC)
+    assert (changed["action"], round(left.total_seconds() / 60)) == ("delete", 90)
+    at = (datetime.now().astimezone() + timedelta(days=400)).replace(microsecond=0)
+    shown = f"{at:%Y-%m-%d %H:%M}"
+    told = cli("instance", "lease", "web", at.isoformat(), "--action", "stop").out
+    assert told.split() == ["NAME", "LEASE", "ENDS", "ACTION", "web", *shown.split(), "stop"]
+    assert shown in cli("instance", "list").out
+    assert shown in cli("instance", "show", "web").out
+    assert cli("instance", "lease", "web", "none", "-o", "json").json[0]["lease"] is None
+
+
+@pytest.mark.parametrize("text", ["", "8", "h", "8x", "1h1d", "٣h", "2040-01-31T12:00:00", "soon"])
+def test_what_is_no_lease_is_told_before_anything_is_sent(cli: Cli, text: str) -> None:
+    assert "a lease is a length, as 90m, 8h or 1d12h" in cli("instance", "lease", "web", text, code=2).err
+
+
+def test_a_lease_that_is_too_short_and_an_action_without_a_lease_are_refused(cli: Cli) -> None:
+    create = ("instance", "create", "web", "-f", "nano", "-i", "tiny")
+    assert "60 seconds at the earliest" in cli(*create, "--lease", "5s", code=1).err
+    assert "give --lease as well" in cli(*create, "--lease-action", "stop", code=2).err
+    assert "leave --action out" in cli("instance", "lease", "web", "none", "--action", "stop", code=2).err
 
 
 def test_resize_is_told_before_and_done_after_a_stop(cli: Cli, world: World, tmp_path: Path) -> None:

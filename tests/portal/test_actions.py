@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from compute.models import Flavor, Instance, Keypair, Operation, Price
 from compute.services.groups import create_group
+from compute.services.lease_terms import LeaseAsk
 from tenants.models import ApiToken, Membership, Tenant
 from tenants.services import quotas
 from tenants.services.tokens import authenticate_token
@@ -138,6 +142,41 @@ def test_resize_is_offered_for_what_is_stopped_and_planned_before_it_is_done(peo
     smaller = people.operator.post(path, {"flavor": str(less.id)})
     assert "A disk never shrinks" in smaller.content.decode()
     assert Instance.unscoped.get(id=stopped.id).vcpus == 3
+
+
+def test_a_lease_is_given_with_the_instance_and_changed_on_a_page_of_its_own(people: People, cloud: Cloud) -> None:
+    form = {"name": "web", "image": "tiny", "flavor": "small", "count": "1", "lease": "3600", "lease_action": "delete"}
+    assert people.operator.post("/instances/new", form | {"lease": "7"}).status_code == 400
+    assert people.operator.post("/instances/new", form).status_code == 302
+    instance = Instance.unscoped.get()
+    path, page = f"/instances/{instance.id}/lease", f"/instances/{instance.id}"
+    text = people.operator.get(page).content.decode()
+    assert "will be deleted with its disk" in text
+    assert f'href="{path}"' in text
+    assert f'href="{path}"' not in people.viewer.get(page).content.decode()
+    assert people.viewer.get(path).status_code == 403
+    assert people.stranger.get(path).status_code == 404
+    assert "it is deleted then" in people.operator.get(path).content.decode()
+    assert people.operator.post(path, {"lease": "604800", "lease_action": "stop"})["Location"] == page
+    text = people.operator.get(page).content.decode()
+    assert "then stopped" in text
+    assert "Lease ends" not in text, "a week is time enough"
+    assert "Choose one of the lengths" in people.operator.post(path, {"lease": "1"}).content.decode()
+    assert people.operator.post(path, {"lease": ""}).status_code == 302
+    assert Instance.unscoped.get().lease_ends_at is None
+    people.viewer.post(path, {"lease": "3600"})
+    assert Instance.unscoped.get().lease_ends_at is None, "a viewer's order"
+
+
+def test_an_instance_that_its_lease_has_stopped_says_how_it_starts_again(people: People, cloud: Cloud) -> None:
+    instance = cloud.create_stopped(lease=LeaseAsk(seconds=60, action="stop"))
+    Instance.unscoped.update(lease_ends_at=timezone.now() - timedelta(hours=2))
+    assert (
+        "it starts again once it has another, or none"
+        in people.viewer.get(f"/instances/{instance.id}").content.decode()
+    )
+    answer = people.operator.post(f"/instances/{instance.id}/start", follow=True)
+    assert "lease of web has ended, and it stays stopped" in answer.content.decode()
 
 
 @pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example", "javascript:alert(1)"])

@@ -19,6 +19,7 @@ from cloud.api.routes import Call, Door, route
 from cloud.api.tenancy import acting_tenant, listed_tenant
 from cloud.api.v1.decisions import DecisionAnswer, show_decision
 from cloud.api.v1.forecasts import ForecastAnswer
+from cloud.api.v1.leases import LeaseAnswer, LeaseChangeInput, LeaseInput, read_lease
 from cloud.api.v1.operations import ErrorAnswer, OperationAnswer, operation_url, show_operation
 from cloud.api.v1.resizes import ResizePlanAnswer
 from cloud.api.waiting import wait_until
@@ -37,6 +38,7 @@ from compute.services.instances_move import check_move, move_instance
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
 from compute.services.instances_resize import plan_resize, resize_instance
 from compute.services.instances_wanted import COUNT_LIMIT
+from compute.services.leases import change_lease
 from compute.services.migrations import Terms, check_migration, migrate_instance
 from tenants.services.access import Actor, visible_tenant_ids
 
@@ -97,6 +99,7 @@ class InstanceAnswer(Answer):
         help_text="how the cloud may move it: while it runs, by a restart, or when asked",
     )
     pause_limit_ms = serializers.IntegerField(allow_null=True, help_text="the longest pause of a live migration")
+    lease = LeaseAnswer(source="*", allow_null=True, help_text="null: it may stay for ever")
     group = NamedAnswer(allow_null=True, help_text="that keeps it apart from others, or with them")
     host = NamedAnswer(allow_null=True)
     virt_mode = VirtMode(["kvm", "qemu", "lxc"], source="*", allow_null=True)
@@ -127,6 +130,7 @@ class InstanceCreateInput(StrictSerializer):
         required=False, allow_blank=True, multiline=True, max_length=USER_DATA_LIMIT, help_text="cloud-init"
     )
     tags = serializers.DictField(child=Text(allow_blank=True), required=False)
+    lease = LeaseInput(required=False, allow_null=True, help_text="null, or left out: it may stay for ever")
     count = Whole(required=False, min_value=1, max_value=COUNT_LIMIT, help_text="more than one: names get -1 to -N")
     tenant = Text(required=False, help_text="id or name; the token's own unless told")
 
@@ -258,6 +262,7 @@ class Instances(Door):
         body = dict(call.body)
         tenant = acting_tenant(call, "instance.create")
         body.pop("tenant", None)
+        body["lease"] = read_lease(body.get("lease"))
         if call.query.get("dry_run") == "true":
             return Response(call.render(ForecastAnswer, forecast_instances(actor=call.actor, tenant=tenant, **body)))
         created = create_instances(actor=call.actor, tenant=tenant, request_key=call.request_key, **body)
@@ -363,6 +368,20 @@ class Instances(Door):
             return Response(call.render(MigrationCheckAnswer, check))
         reason = call.body.get("reason", "")
         return self._order(call, reference, move_instance, destination=destination, stop=stop, reason=reason)
+
+    @route("instance_lease", permission="instance.update", body=LeaseChangeInput, answer=InstanceAnswer)
+    def lease(self, call: Call, reference: str) -> Response:
+        """Say when it is stopped or deleted: another lease, or with null none. Whoever is to delete it by that has to
+        be allowed to delete it. Once its deletion is ordered no lease keeps it.
+        """
+        instance = self._find(call, reference)
+        change_lease(
+            actor=call.actor,
+            instance_id=instance.id,
+            lease=read_lease(call.body["lease"]),
+            if_version=call.if_version,
+        )
+        return Response(show_instance(get_instance(actor=call.actor, reference=str(instance.id)), call.actor))
 
     @route("instance_console_log", permission="instance.console_log", query=ConsoleLogQuery, answer=ConsoleLogAnswer)
     def console_log(self, call: Call, reference: str) -> Response:

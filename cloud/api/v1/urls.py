@@ -74,6 +74,7 @@ urlpatterns = [
     _collection("instances/<str:reference>/actions/start", Instances, post="start"),
     _collection("instances/<str:reference>/actions/stop", Instances, post="stop"),
     _collection("instances/<str:reference>/actions/reboot", Instances, post="reboot"),
+    _collection("instances/<str:reference>/actions/lease", Instances, post="lease"),
     _collection("instances/<str:reference>/actions/resize", Instances, post="resize"),
     _collection("instances/<str:reference>/actions/migrate", Instances, post="migrate"),
     _collection("instances/<str:reference>/actions/move", Instances, post="move"),

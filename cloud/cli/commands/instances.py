@@ -11,6 +11,7 @@ import typer
 from cloud.cli import output
 from cloud.cli.commands.explained import show_decision
 from cloud.cli.commands.forecasts import show_forecast, show_resize_plan
+from cloud.cli.commands.leases import read_lease
 from cloud.cli.errors import USAGE, CliError
 from cloud.cli.session import Session, command
 
@@ -22,9 +23,11 @@ COLUMNS = {
     "flavor": "flavor.name",
     "image": "image.name",
     "address": "addresses.0.address",
+    "lease_ends": "lease.ends_at",
     "age": "created_at",
 }
 FOR_OPERATORS = {**COLUMNS, "host": "host.name", "tenant": "tenant_id"}
+LEASE_COLUMNS = {"name": "name", "lease_ends": "lease.ends_at", "action": "lease.action"}
 PRIORITY_COLUMNS = {"name": "name", "priority": "evacuation_priority"}
 
 Name = Annotated[str, typer.Argument(help="Name or id")]
@@ -47,6 +50,10 @@ def create(
     user_data: Annotated[Path | None, typer.Option(help="File for cloud-init; - for standard input")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated")] = None,
     count: Annotated[int, typer.Option(help="How many, all or none", min=1)] = 1,
+    lease: Annotated[
+        str | None, typer.Option(help="How long it stays: 90m, 8h, 1d12h, or until a time (RFC 3339)")
+    ] = None,
+    lease_action: Annotated[str | None, typer.Option(help="What happens then: stop (unless told) or delete")] = None,
     kind: Annotated[str | None, typer.Option(help="vm or container, to be sure")] = None,
     tenant: Annotated[str | None, typer.Option(help="Another tenant than the token's own")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen; make nothing")] = False,
@@ -62,6 +69,10 @@ def create(
         "tags": _pairs(tag or []),
     }
     body |= {key: value for key, value in optional.items() if value}
+    if lease is not None:
+        body["lease"] = read_lease(lease, lease_action)
+    elif lease_action is not None:
+        raise CliError("--lease-action says what happens when a lease ends: give --lease as well", USAGE)
     if user_data is not None:
         body["user_data"] = _read(user_data)
     if dry_run:
@@ -141,6 +152,20 @@ def prioritize(
     """Say when it comes back should its host be lost: higher ones first; for operators."""
     body = {"priority": priority}
     session.rows([session.client.post(f"{_path(name)}/actions/prioritize", body)], PRIORITY_COLUMNS)
+
+
+@command(app, "lease", keyed=True)
+def lease(
+    session: Session,
+    name: Name,
+    until: Annotated[str, typer.Argument(help="90m, 8h, 1d12h, a time (RFC 3339), or none: for ever")],
+    action: Annotated[str | None, typer.Option(help="stop or delete; as before unless told")] = None,
+) -> None:
+    """Say how long it stays, and whether it is stopped or deleted then."""
+    if until == "none" and action is not None:
+        raise CliError("without a lease nothing happens: leave --action out", USAGE)
+    body = {"lease": None if until == "none" else read_lease(until, action)}
+    session.rows([session.client.post(f"{_path(name)}/actions/lease", body)], LEASE_COLUMNS)
 
 
 @command(app, "delete", slow=True, asks=True)

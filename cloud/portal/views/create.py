@@ -11,6 +11,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from cloud.pages.fields import Form, whole_number
 from cloud.portal.desk import Desk, at_desk
+from cloud.portal.lengths import LENGTHS, read_lease
 from cloud.portal.views.dashboard import MAIN_RESOURCES
 from compute.errors import InvalidState
 from compute.selectors.catalog import list_flavors, list_groups, list_images, list_keypairs
@@ -42,6 +43,8 @@ def new(request: HttpRequest, desk: Desk) -> HttpResponse:
             "user_data": "",
             "tags": "",
             "count": "1",
+            "lease": "",
+            "lease_action": "stop",
         }
     )
     if request.method == "POST":
@@ -64,6 +67,7 @@ def new(request: HttpRequest, desk: Desk) -> HttpResponse:
                 user_data=form.values["user_data"].replace("\r\n", "\n"),
                 tags=_tags(form.values["tags"]),
                 count=_count(form.values["count"]),
+                lease=read_lease(form.values["lease"], form.values["lease_action"]),
             )
         except DomainError as error:
             form.refuse(error, fields={"kind": "image"})
@@ -81,6 +85,7 @@ def new(request: HttpRequest, desk: Desk) -> HttpResponse:
         "keypairs": keypairs,
         "pools": pools,
         "groups": groups,
+        "lengths": LENGTHS,
         "lines": sorted(lines, key=lambda line: MAIN_RESOURCES.index(line.resource)),
     }
     return render(request, "portal/instances/new.html", context, status=400 if form.errors or form.refusal else 200)
