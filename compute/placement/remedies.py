@@ -1,4 +1,5 @@
-"""What would make a refused create succeed: changes to the request, quotas raised, a guest moved; each set is proved.
+"""What would make a refused create succeed: changes to the request, quotas raised, guests moved, a wait until leases end;
+each set is proved.
 
 `compute.scheduler.remedies` knows hosts; here quotas, addresses and what an image needs at least come into it, since a
 change that suits the hosts alone may be refused by the ledger next.
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from compute.placement.give_back import quota_amounts
+from compute.placement.lease_waits import LeaseEnd, Promised, WaitForLease, find_wait, waited
 from compute.placement.reservations import Reservation
 from compute.scheduler import remedies as scheduler
 from compute.scheduler.batch import plan_batch
@@ -65,7 +67,7 @@ class MoveInstance:
     kind: str = "move_instance"
 
 
-AnyChange = Change | RaiseLimit | MoveInstance
+AnyChange = Change | RaiseLimit | MoveInstance | WaitForLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,9 @@ class Case:
     `snapshot` holds the hosts of every pool that may be offered; `addresses`: pool id -> free addresses; `quota`: the
     effect of the create as asked, from the tenant to the root; `limits`: pool id -> the same of the grants in it;
     `reservations`: pool id -> what the tenant may draw there; `needs`: pool id -> what its hosts must reach;
-    `least`: what the image needs, and any flavor has; `guests`: those whose move may be offered.
+    `least`: what the image needs, and any flavor has; `guests`: those whose move may be offered; `leases`: instances
+    that are deleted at the end of theirs; `promised`: the books of the reservations that these fill; `members`: how many
+    of the request's group hold room.
     """
 
     snapshot: Snapshot
@@ -118,6 +122,9 @@ class Case:
     limits: Mapping[str, Sequence[QuotaEffect]] = field(default_factory=dict)
     reservations: Mapping[str, Reservation] = field(default_factory=dict)
     needs: Mapping[str, Needs] = field(default_factory=dict)
+    leases: Sequence[LeaseEnd] = ()
+    promised: Promised | None = None
+    members: int = 0
 
     def refused_by(self) -> list[str]:
         """Return the codes of the problems that this create would meet, in the order in which it would meet them."""
@@ -173,7 +180,7 @@ class Offer:
             "pools": {
                 change.pool: self.pool_names.get(change.pool, change.pool)
                 for change in self.changes
-                if not isinstance(change, MoveInstance) and change.pool
+                if isinstance(change, Change | RaiseLimit) and change.pool
             },
         }
 
@@ -205,6 +212,7 @@ def find_offers(case: Case) -> tuple[Offer, ...]:
         return ()
     bases = _bases(case)
     candidates = dict.fromkeys(changes for base in bases for changes in _with_ledger(case, base))
+    candidates |= dict.fromkeys(_waits(case))
     proved = [
         changes
         for changes in sorted(candidates, key=len)
@@ -215,6 +223,9 @@ def find_offers(case: Case) -> tuple[Offer, ...]:
 
 def enough(case: Case, changes: Sequence[AnyChange]) -> bool:
     """Return whether the create, changed like this, would be taken: by hosts, addresses, quotas, and by its image."""
+    for change in changes:
+        if isinstance(change, WaitForLease):
+            case = waited(case, change)
     request, count = _changed(case, changes)
     if count < 1 or not case.least <= request.size:
         return False
@@ -332,6 +343,26 @@ def _moves(case: Case) -> Iterator[tuple[MoveInstance, ...]]:
         )
 
 
+def _waits(case: Case) -> Iterator[tuple[AnyChange, ...]]:
+    """Yield the wait that suffices, and the one for hosts and addresses alone with what the quotas want besides."""
+    if not case.leases:
+        return
+    wait = find_wait(case, lambda then: enough(then, ()))
+    if wait is not None:
+        yield (wait,)
+    if _placeable(case) or not _short(case, case.request, case.count):
+        return
+    for_room = find_wait(case, _placeable)
+    if for_room is not None:
+        yield from ((for_room, *changes) for changes in _with_ledger(waited(case, for_room), ()))
+
+
+def _placeable(case: Case) -> bool:
+    """Return whether hosts and addresses suffice, whatever the quotas say."""
+    free = case.addresses.get(case.request.pool_id or "", 0)
+    return free >= case.count and _fits(case, case.snapshot, case.request, case.count)
+
+
 def _moved(case: Case, snapshot: Snapshot, move: MoveInstance) -> Snapshot | None:
     """Return the snapshot as it is after the move; None where the guest does not fit there."""
     guest = next(guest for guest in case.guests if guest.id == move.instance_id)
@@ -423,6 +454,8 @@ def _read(data: Mapping[str, Any]) -> AnyChange:
             return RaiseLimit(**data)
         case "move_instance":
             return MoveInstance(**data)
+        case "wait_for_lease":
+            return WaitForLease.read(data)
         case _:
             return Change(**{**data, "traits": tuple(data.get("traits", ()))})
 
@@ -436,6 +469,8 @@ def _for_reader(change: AnyChange, visible: Scope) -> AnyChange | None:
     """Return the change as the reader may know it, or None."""
     if visible is ALL or isinstance(change, Change):
         return change
+    if isinstance(change, WaitForLease):
+        return change.shown(visible)
     seen = change.tenant_id in {str(tenant) for tenant in visible}
     if isinstance(change, RaiseLimit):
         return change if seen else replace(change, tenant_id="", tenant="")
@@ -444,6 +479,8 @@ def _for_reader(change: AnyChange, visible: Scope) -> AnyChange | None:
 
 def _words(change: AnyChange, pool_names: Mapping[str, str]) -> str:
     match change:
+        case WaitForLease():
+            return change.words()
         case RaiseLimit():
             whose = f"of {change.tenant}" if change.tenant else "of a tenant above yours"
             amount = f"by {change.by} {_WORDS[change.resource]}"

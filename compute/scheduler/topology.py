@@ -136,6 +136,23 @@ def take(cells: Iterable[Cell], shares: Iterable[CellShare]) -> tuple[Cell, ...]
     return tuple(left.values())
 
 
+def give(cells: Iterable[Cell], shares: Iterable[CellShare]) -> tuple[Cell, ...]:
+    """Return the cells as they are once these shares are given back: what undoes `take`."""
+    left = {cell.id: cell for cell in cells}
+    for share in shares:
+        cell = left.get(share.cell)
+        if cell is None:
+            continue
+        pages = share.memory_mib * KIB_PER_MIB // share.page_kib if share.page_kib else 0
+        left[share.cell] = replace(
+            cell,
+            cpus=tuple(sorted((*cell.cpus, *share.cpus))),
+            memory_mib=cell.memory_mib + (0 if share.page_kib else share.memory_mib),
+            pages=tuple((size, free + pages if size == share.page_kib else free) for size, free in cell.pages),
+        )
+    return tuple(left.values())
+
+
 def how_many(cells: Sequence[Cell], ask: NumaAsk) -> int:
     """Return how many such guests fit, one after another, as `place` places them."""
     times = [_times(cell, ask) for cell in cells]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Final, cast
 
 from compute.models import Flavor, Instance, Network
@@ -10,6 +11,7 @@ from compute.models.catalog import LEAST_MEMORY_MIB
 from compute.placement import limits
 from compute.placement.groups import Members
 from compute.placement.kept import KEPT
+from compute.placement.lease_rows import load_ends, load_promised
 from compute.placement.remedies import Case, Guest, Needs, Size
 from compute.placement.reservations import Reservation, ask_chain
 from compute.scheduler.model import Request, Resources
@@ -26,7 +28,8 @@ _GUESTS_ASKED: Final = 1000
 
 
 def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) -> Case:
-    """Return the create as a case. `all_pools`: with the hosts of every pool that it could use instead."""
+    """Return the create as a case. `all_pools`: with the hosts of every pool that it could use instead, guests that
+    could move, and leases that end."""
     first: dict[str, Network] = {}
     for network in shared_networks().select_related("pool"):
         first.setdefault(str(network.pool_id), network)
@@ -40,7 +43,7 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
     snapshot = members.shown(snapshot)
     request, policy = members.told(wanted.request()), wanted.policy()
     flavors = Flavor.objects.filter(active=True, kind__in=["", wanted.image.kind])
-    return Case(
+    case = Case(
         snapshot=snapshot,
         request=request,
         policy=policy,
@@ -62,7 +65,12 @@ def load_case(*, tenant: Tenant, wanted: Wanted, count: int, all_pools: bool) ->
         },
         needs={pool: Needs(frozenset({str(network.id)}), storages_of(network.pool)) for pool, network in pools.items()},
         guests=_guests(snapshot, request) if all_pools and count == 1 else (),
+        members=sum(members.on_host.values()),
     )
+    if not all_pools:
+        return case
+    ends = load_ends(case)
+    return replace(case, leases=ends, promised=load_promised(case, ends, tenant_path=tenant.path))
 
 
 def _asks_no_more(flavor: Flavor, wanted: Flavor) -> bool:

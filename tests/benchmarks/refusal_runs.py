@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
+
+from django.utils import timezone
 
 from compute.errors import NoValidHost
-from compute.models import Host, Instance
+from compute.models import Allocation, Flavor, Host, Image, Instance, Pool
 from compute.placement.inventory import apply_ceilings
 from compute.placement.remedies import find_offers
 from compute.services.instances_case import load_case
 from compute.services.instances_create import create_instances
 from compute.services.instances_wanted import Wanted
+from tenants.models import Tenant
 from tests.factories.compute import make_flavor, make_host, make_image, make_pool
 from tests.factories.tenants import SYSTEM, make_tenant
 
 
-def measure(*, hosts: int, guests: int, runs: int) -> tuple[list[float], list[float], list[float], int]:
-    """Return wall clock, CPU and search alone of each refusal, in milliseconds, and how many remedies it had."""
+def measure(
+    *, hosts: int, guests: int, leases: int, runs: int
+) -> tuple[list[float], list[float], list[float], list[str]]:
+    """Return wall clock, CPU and search alone of each refusal, in milliseconds, and the kinds of its remedies.
+
+    `leases`: guests that are deleted at the end of theirs, each on a host of its own, of which the last alone makes room.
+    """
     pool, other, tenant = make_pool("lab", vcpu_ratio=4.0), make_pool("spare"), make_tenant("acme")
     image, flavor = make_image("tiny"), make_flavor("nano", memory_mib=512)
     make_flavor("huge", vcpus=4, memory_mib=7000)
@@ -61,13 +70,14 @@ def measure(*, hosts: int, guests: int, runs: int) -> tuple[list[float], list[fl
         )
         for number, host in enumerate(host for host in closest[: guests // 5] for _ in range(5))
     )
-    walls, cpus, searches, remedies = [], [], [], 0
+    _lease(tenant, pool, leases)
+    walls, cpus, searches, remedies = [], [], [], list[str]()
     for _ in range(runs):
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             create_instances(actor=SYSTEM, tenant=tenant, name="web", flavor="huge", image="tiny", pool="lab")
         except NoValidHost as error:
-            remedies = len(error.data["remedies"])
+            remedies = [one["changes"][0]["kind"] for one in error.data["remedies"]]
         else:
             raise AssertionError("nothing was refused")
         walls.append((time.perf_counter() - wall) * 1000)
@@ -78,3 +88,41 @@ def measure(*, hosts: int, guests: int, runs: int) -> tuple[list[float], list[fl
         find_offers(case)
         searches.append((time.perf_counter() - began) * 1000)
     return walls, cpus, searches, remedies
+
+
+def _lease(tenant: Tenant, pool: Pool, count: int) -> None:
+    """The fullest hosts get a small guest each, and the one that lacks least a large one, whose lease ends last."""
+    closest, *fullest = Host.objects.filter(pool=pool).order_by("used_memory_mib", "id")
+    on = [*fullest[len(fullest) - count + 1 :], closest] if count else []
+    image, flavor = Image.objects.get(), Flavor.objects.get(name="nano")
+    now = timezone.now()
+    rows = [
+        Instance(
+            tenant=tenant,
+            name=f"leased-{number}",
+            kind="vm",
+            state="active",
+            pool=pool,
+            host=host,
+            flavor=flavor,
+            image=image,
+            vcpus=1,
+            memory_mib=1500 if host == closest else 16,
+            disk_gib=1,
+            lease_ends_at=now + timedelta(hours=1, seconds=number),
+            lease_action="delete",
+        )
+        for number, host in enumerate(on)
+    ]
+    Instance.unscoped.bulk_create(rows)
+    Allocation.objects.bulk_create(
+        Allocation(
+            host_id=row.host_id,
+            consumer_type="instance",
+            consumer_id=row.id,
+            vcpus=row.vcpus,
+            memory_mib=row.memory_mib,
+            disk_gib=row.disk_gib,
+        )
+        for row in rows
+    )

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from django.db import transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute.errors import NoAddressLeft, NoValidHost
 from compute.models import Decision, Network, Pool
-from compute.services.instances_create import create_instances
-from tenants.errors import QuotaExceeded
-from tenants.models import Quota, Tenant
-from tenants.services.quotas import set_limit
+from tests.compute.offers import REFUSALS, create, undone, works
 from tests.factories.compute import make_flavor, make_host, make_image, make_pool
-from tests.factories.tenants import SYSTEM, make_tenant
+from tests.factories.tenants import make_tenant
 from tests.scheduler.strategies import counted
-
-REFUSALS = (NoValidHost, QuotaExceeded, NoAddressLeft)
 
 amounts = st.fixed_dictionaries(
     {"vcpus": st.integers(1, 5), "memory_mib": st.integers(1, 5).map(lambda n: n * 100), "disk_gib": st.integers(1, 5)}
@@ -43,60 +34,13 @@ clouds = st.fixed_dictionaries(
 )
 
 
-@contextmanager
-def _undone() -> Iterator[None]:
-    """What happens inside is rolled back; services that insist on a transaction of their own are let in."""
-    atom = transaction.atomic()
-    atom._from_testcase = True  # type: ignore[attr-defined]
-    with atom:
-        yield
-        transaction.set_rollback(True)
-
-
-def _create(tenant: Tenant, order: dict[str, Any]) -> None:
-    create_instances(actor=SYSTEM, tenant=tenant, name="web", image="tiny", **order)
-
-
-def _changed(tenant: Tenant, order: dict[str, Any], changes: Iterable[dict[str, Any]], asked: dict[str, int]) -> bool:
-    """Make the changes, whoever would have to, and return whether the create is taken then."""
-    size, order = dict(asked), dict(order)
-    with _undone():
-        for change in changes:
-            match change["kind"]:
-                case "less":
-                    size[change["resource"]] = change["to"]
-                case "fewer":
-                    order["count"] = change["to"]
-                case "pool":
-                    order["pool"] = change["pool"]
-                case "raise_quota":
-                    row = Quota.unscoped.get(tenant_id=change["tenant_id"], resource=change["resource"])
-                    assert row.limit is not None
-                    set_limit(
-                        actor=SYSTEM,
-                        tenant=Tenant.objects.get(id=change["tenant_id"]),
-                        resource=change["resource"],
-                        limit=row.limit + change["by"],
-                    )
-                case kind:
-                    raise AssertionError(kind)
-        if size != asked:
-            make_flavor("other", **size)
-            order["flavor"] = "other"
-        try:
-            _create(tenant, order)
-        except REFUSALS:
-            return False
-        return True
-
-
 @pytest.mark.django_db
 @settings(
     counted, max_examples=max(5, int(os.environ.get("CENOTE_TEST_EXAMPLES", "80")) // 8)
 )  # each makes many creates
 @given(clouds)
 def test_an_offer_makes_the_same_create_succeed_and_no_part_of_it_does(cloud: dict[str, Any]) -> None:
-    with _undone():
+    with undone():
         image = make_image("tiny")
         image.virtual_size_gib = cloud["least_disk"]
         image.save()
@@ -112,7 +56,7 @@ def test_an_offer_makes_the_same_create_succeed_and_no_part_of_it_does(cloud: di
         leaf = make_tenant("leaf", parent=root, limits=cloud["limits"][1])
         order = {"flavor": "asked", "pool": Pool.objects.get(name="pool-0").name, "count": cloud["count"]}
         try:
-            _create(leaf, order)
+            create(leaf, order)
         except REFUSALS as error:
             refused = error
         else:
@@ -120,7 +64,7 @@ def test_an_offer_makes_the_same_create_succeed_and_no_part_of_it_does(cloud: di
         assert Decision.unscoped.get().code == refused.code
         for remedy in refused.data["remedies"]:
             changes = remedy["changes"]
-            assert _changed(leaf, order, changes, asked), remedy
+            assert works(leaf, order, changes, asked), remedy
             for number in range(len(changes)):
                 for part in itertools.combinations(changes, number):
-                    assert not _changed(leaf, order, part, asked), (remedy, part)
+                    assert not works(leaf, order, part, asked), (remedy, part)

@@ -6,11 +6,13 @@ import contextlib
 import random
 import threading
 import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.db.models.functions import Now
 
 from compute.errors import NoValidHost
 from compute.models import Allocation, Decision, Flavor, Host, Instance, Operation, PinnedCpu, Pool
@@ -149,6 +151,22 @@ def test_a_refusal_is_kept_with_its_numbers_and_names_no_host_to_the_tenant(pool
     assert shortfall(verdict, decision.request) == {
         "asked": 4, "free": 3, "margin": -1, "unit": "CPU in one cell"
     }  # fmt: skip
+
+
+def test_cpus_of_its_own_come_back_with_the_lease_of_a_guest_that_has_them(pool: Pool, tenant: Tenant) -> None:
+    numa_host(pool)
+    flavor("own", pinned=True)
+    (first, second) = create(tenant, "own", count=2)
+    leases = {first.id: timedelta(minutes=20), second.id: timedelta(minutes=10)}
+    for instance_id, length in leases.items():
+        Instance.unscoped.filter(id=instance_id).update(lease_ends_at=Now() + length, lease_action="delete")
+    with pytest.raises(NoValidHost) as refused:
+        create(tenant, "own")
+    (wait,) = [one for one in refused.value.data["remedies"] if one["changes"][0]["kind"] == "wait_for_lease"]
+    assert [leaver["instance_id"] for leaver in wait["changes"][0]["leases"]] == [str(second.id)]
+    with transaction.atomic():
+        release(consumer_type="instance", consumer_id=second.id)
+    create(tenant, "own")
 
 
 def test_a_batch_of_pinned_guests_is_planned_as_a_whole(pool: Pool, tenant: Tenant) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from compute.scheduler.topology import MEASURES, Cell, CellShare, NumaAsk, how_many, place, shortages, take
+from compute.scheduler.topology import MEASURES, Cell, CellShare, NumaAsk, give, how_many, place, shortages, take
 from tests.scheduler.strategies import counted
 
 PAGE = 1024  # KiB: one page is one MiB
@@ -72,6 +72,21 @@ def test_a_guest_fits_exactly_where_enough_cells_can_hold_a_node(found: tuple[Ce
     assert (shares is not None) == (able >= ask.nodes)
     assert (shortages(found, ask) == ()) == (able >= ask.nodes)
     assert how_many(found, ask) >= (able >= ask.nodes)
+
+
+@counted
+@given(cells(), st.lists(asks(), min_size=1, max_size=8))
+def test_what_is_given_back_is_as_it_was_before_it_was_taken(found: tuple[Cell, ...], guests: list[NumaAsk]) -> None:
+    taken: list[tuple[tuple[Cell, ...], tuple[CellShare, ...]]] = []
+    now = found
+    for ask in guests:
+        shares = place(now, ask)
+        if shares is not None:
+            taken.append((now, shares))
+            now = take(now, shares)
+    for before, shares in reversed(taken):
+        now = give(now, shares)
+        assert now == before
 
 
 @counted
