@@ -20,16 +20,16 @@ Make = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def only_host(running: RunningCloud) -> Iterator[None]:
-    """Whatever is made goes to one host, on which there are enough processors; all of them serve again afterwards."""
+    """Whatever is made goes to one host, on which there are enough processors and disk; all of them serve again afterwards."""
     others = [host.name for host in lab.hosts(running.place) if host.name != HOST]
     pool = running.read(running.operator.get("/pools"))["items"][0]
-    running.read(running.operator.patch(f"/pools/{pool['id']}", json={"vcpu_ratio": 16}))
+    running.read(running.operator.patch(f"/pools/{pool['id']}", json={"vcpu_ratio": 16, "disk_ratio": 2}))
     for name in others:
         running.read(running.operator.post(f"/hosts/{name}/actions/disable", json={}))
     yield
     for name in (HOST, *others):
         running.operator.post(f"/hosts/{name}/actions/enable", json={})
-    running.operator.patch(f"/pools/{pool['id']}", json={"vcpu_ratio": pool["vcpu_ratio"]})
+    running.operator.patch(f"/pools/{pool['id']}", json={name: pool[name] for name in ("vcpu_ratio", "disk_ratio")})
 
 
 def contract(running: RunningCloud, instance: dict[str, Any], disruption: str) -> None:
