@@ -126,7 +126,7 @@ def cold_obstacles(instance: Instance, destination: Host | None, *, stop: bool) 
         found.append(Obstacle("not_active", f"It is {instance.state}; only an active instance can be moved."))
         return found
     power = Domain.objects.filter(instance=instance, host=source).values_list("power", flat=True).first()
-    if not stop and (instance.desired_power == "running" or power in ("running", "paused")):
+    if instance.desired_power == "running" and not stop:
         found.append(Obstacle("would_stop", "It runs, and would be stopped for it: say that this is agreed."))
     elif instance.desired_power not in ("running", "stopped"):
         found.append(Obstacle("would_lose_memory", f"It is {instance.desired_power}: a stop would lose its memory."))
