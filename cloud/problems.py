@@ -20,7 +20,7 @@ STATUSES: dict[str, tuple[int, str]] = {
     "name_taken": (409, "Name taken"),
     "no_address_left": (409, "No address left"),
     "no_valid_host": (409, "No host can take this"),
-    "not_movable": (409, "The instance cannot be migrated"),
+    "not_movable": (409, "The instance cannot be moved"),
     "not_found": (404, "Not found"),
     "operation_in_progress": (409, "Operation in progress"),
     "permission_denied": (403, "Permission denied"),

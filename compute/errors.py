@@ -27,7 +27,7 @@ class InvalidState(DomainError):
 
 
 class NotMovable(DomainError):
-    """The instance cannot be migrated as it stands. `data`: `obstacles`, [{code, detail}]."""
+    """The instance cannot be taken to another host as it stands. `data`: `obstacles`, [{code, detail}]."""
 
     code = "not_movable"
 

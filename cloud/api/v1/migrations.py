@@ -33,6 +33,9 @@ class MigrationJobAnswer(Answer):
     at_the_end = serializers.CharField(help_text="give_up, pause: where the guest writes faster than the link carries")
     deadline_seconds = serializers.FloatField()
 
+    def get_attribute(self, instance: Migration) -> Any:
+        return super().get_attribute(instance) or None  # of a cold one it is empty
+
 
 class MigrationStatusAnswer(Answer):
     """How far the copy is, or how it ended, as the source's hypervisor counts."""
@@ -67,11 +70,6 @@ class MigrationAnswer(Answer):
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
-
-    def to_representation(self, instance: Migration) -> dict[str, Any]:
-        instance.job = instance.job or None
-        shown: dict[str, Any] = super().to_representation(instance)
-        return shown
 
 
 class MigrationListQuery(StrictSerializer):
