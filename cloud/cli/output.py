@@ -21,8 +21,9 @@ from cloud.cli.errors import USAGE, CliError
 FORMATS = ("table", "json", "yaml", "name")
 _COLOURS = {
     "running": "green", "succeeded": "green", "enabled": "green", "up": "green", "active": "green", "placed": "green",
-    "building": "yellow", "starting": "yellow", "stopping": "yellow", "rebooting": "yellow", "migrating": "yellow", "deleting": "yellow",
-    "resizing": "yellow", "pending": "yellow", "unwinding": "yellow", "suspect": "yellow", "enrolling": "yellow", "draining": "yellow",
+    "building": "yellow", "starting": "yellow", "stopping": "yellow", "rebooting": "yellow", "migrating": "yellow", "moving": "yellow",
+    "resizing": "yellow", "deleting": "yellow", "pending": "yellow", "unwinding": "yellow", "suspect": "yellow",
+    "enrolling": "yellow", "draining": "yellow",
     "error": "red", "failed": "red", "stuck": "red", "down": "red", "fenced": "red", "refused": "red", "crashed": "red",
     "stopped": "dim", "disabled": "dim", "cancelled": "dim", "unknown": "magenta",
 }  # fmt: skip

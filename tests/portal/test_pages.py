@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from compute.models import Instance, Operation
+from compute.sagas.registry import KINDS
 from tests.portal.conftest import People
 from tests.sagas.conftest import Cloud
 
 LISTS = ("/", "/instances", "/operations", "/usage", "/keys", "/tokens", "/members", "/account", "/tenants")
+AT_WORK = {kind for kind in KINDS if kind.startswith("instance_")} - {"instance_create"}  # which is told by the state
 ROLES = ("owner", "admin", "operator", "viewer")
 
 
@@ -113,6 +117,17 @@ def test_lists_cost_the_same_for_one_row_and_for_many(path: str, people: People,
     for number in range(6):
         cloud.create(f"more-{number}")
     assert _queries(people.owner, path) == few
+
+
+@pytest.mark.parametrize("kind", sorted(AT_WORK))
+def test_whatever_is_being_done_to_an_instance_its_tile_is_of_the_busy_ones(
+    kind: str, people: People, cloud: Cloud
+) -> None:
+    cloud.create_running("web")
+    Operation.objects.update(state="running", kind=kind)
+    page = people.owner.get("/").content.decode()
+    (tile,) = re.findall(r'<a class="tile" href="([^"]*)">.*?<span class="status (\w+)">', page)
+    assert tile == ("/instances?state=busy", "busy")
 
 
 def test_search_filters_and_pages(people: People, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""cenote migration ..., cenote instance migrate"""
+"""cenote migration ..., cenote instance migrate, cenote instance move"""
 
 from __future__ import annotations
 

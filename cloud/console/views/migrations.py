@@ -57,7 +57,7 @@ def migrate(request: HttpRequest, actor: Actor, instance_id: uuid.UUID) -> HttpR
 @require_http_methods(["GET", "HEAD", "POST"])
 @for_operators
 def move(request: HttpRequest, actor: Actor, instance_id: uuid.UUID) -> HttpResponse:
-    """The same for what does not run, or may be stopped for it."""
+    """The same for what does not run, or may be stopped for it: `stop` is the tick that says so."""
     values = request.POST if request.method == "POST" else request.GET
     destination, stop = _destination(actor, values), "stop" in values
     if request.method == "POST":
@@ -65,7 +65,8 @@ def move(request: HttpRequest, actor: Actor, instance_id: uuid.UUID) -> HttpResp
         migration, operation = move_instance(
             actor=actor, instance_id=instance_id, destination=destination, stop=stop, reason=reason
         )
-        messages.success(request, f"It is being moved to {migration.destination.name}.")
+        meanwhile = ", and does not run meanwhile" if migration.instance.desired_power == "running" else ""
+        messages.success(request, f"It is being moved to {migration.destination.name}{meanwhile}.")
         return redirect("console:operation", operation.id)
     check = check_move(actor=actor, instance_id=instance_id, destination=destination, stop=stop)
     runs = check.instance.desired_power == "running"
