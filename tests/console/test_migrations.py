@@ -104,6 +104,10 @@ def test_what_is_stopped_is_moved_without_a_tick_and_stays_stopped(people: Peopl
     assert f"It is being moved to {there.host.name}." in said
     assert run_to_end(Migration.objects.get().operation_id, *cloud.nodes).state == "succeeded"
     assert there.driver.list_domains() == ()
+    cloud.beat()
+    page = operator.get(f"/instances/{instance.id}").content.decode()
+    assert '<span class="status off">stopped</span>' in page
+    assert there.host.name in page
 
 
 def test_without_the_tick_nobody_is_stopped(people: People, cloud: Cloud) -> None:
