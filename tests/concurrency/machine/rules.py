@@ -133,10 +133,11 @@ class Rules:
         migrate_instance(actor=ACTOR, instance_id=found.id, destination=to)
 
     def move(self) -> None:
-        """Cold, as it stands or stopped for it."""
+        """Cold, as it stands or stopped for it; one at rest more often than not, to wherever it suits or to any host."""
+        active = Instance.unscoped.filter(state="active")
+        found = self._one(active) if active.exists() and self.dice.random() < 0.9 else self._instance()
         to = self._one(Host.objects.all()) if self.dice.random() < 0.3 else None
-        stop = self.dice.random() < 0.6
-        move_instance(actor=ACTOR, instance_id=self._instance().id, destination=to, stop=stop)
+        move_instance(actor=ACTOR, instance_id=found.id, destination=to, stop=self.dice.random() < 0.6)
 
     def cancel(self) -> None:
         rows = Operation.objects.filter(state__in=["pending", "running"], target_type__in=["instance", "tenant"])
