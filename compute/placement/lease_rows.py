@@ -11,7 +11,6 @@ from compute import states
 from compute.models import Grant, GrantUse
 from compute.placement.cells import read_cells
 from compute.placement.lease_waits import LeaseEnd, Promised
-from compute.placement.reservations import ask_chain
 from compute.scheduler.model import Resources
 from tenants import prepared
 
@@ -90,12 +89,14 @@ def load_promised(case: Case, ends: Sequence[LeaseEnd], *, tenant_path: Sequence
     if pool not in case.reservations or not drawn:
         return None
     above = {uuid.UUID(level) for end in ends if end.grant_id in drawn for level in end.levels}
-    rows = Grant.unscoped.filter(pool_id=uuid.UUID(pool), tenant_id__in=above | set(tenant_path))
+    found = Grant.unscoped.filter(pool_id=uuid.UUID(pool), tenant_id__in=above | set(tenant_path))
+    grants = {grant.id: grant for grant in found}
+    own = [grant for grant in grants.values() if grant.tenant_id in tenant_path]
     uses = GrantUse.objects.filter(grant__in=drawn).values_list(
         "grant_id", "host_id", "vcpus", "memory_mib", "disk_gib"
     )
     return Promised(
-        chain=tuple(grant.id for grant in ask_chain(pool_id=uuid.UUID(pool), tenant_path=tenant_path)()),
-        grants={grant.id: grant for grant in rows},
+        chain=tuple(grant.id for grant in sorted(own, key=lambda row: -tenant_path.index(row.tenant_id))),
+        grants=grants,
         uses={(grant, str(host)): Resources(*amounts) for grant, host, *amounts in uses},
     )

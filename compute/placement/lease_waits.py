@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from compute.placement.remedies import Case
 
 _NAMED: Final = 3
+_QUESTIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,8 @@ class WaitForLease:
 def find_wait(case: Case, enough: Callable[[Case], bool]) -> WaitForLease | None:
     """Return the earliest wait after which there is enough, None where the leases that are known do not suffice.
 
-    Named are as few instances as do: the end of their leases makes room, and no part of them does.
+    Named are as few instances as do: the end of their leases is enough, and of no part of them. Where that takes too
+    many questions, for batches that need very many, all are named that are enough and were found.
     """
     moments = sorted({end.ends_at for end in case.leases})
     at: dict[datetime, list[LeaseEnd]] = {moment: [] for moment in moments}
@@ -153,10 +155,10 @@ def find_wait(case: Case, enough: Callable[[Case], bool]) -> WaitForLease | None
     gone = [end for moment in moments[:count] for end in at[moment]]
     near = _near(case, gone, at[moments[count - 1]])
     part = near if len(near) < len(gone) and enough(after(case, near)) else gone
-    needed = smallest_part(part, lambda ends: enough(after(case, ends)))
+    needed = smallest_part(part, lambda ends: enough(after(case, ends)), questions=_QUESTIONS)
     return WaitForLease(
         ends_at=moments[count - 1].astimezone(UTC).isoformat(),
-        leases=tuple(Leaver(end.id, end.name, end.tenant_id, end.host) for end in needed),
+        leases=tuple(Leaver(end.id, end.name, end.tenant_id, end.host) for end in (part if needed is None else needed)),
     )
 
 

@@ -37,21 +37,37 @@ def first_enough(
     return high
 
 
-def smallest_part(items: Sequence[Item], enough: Callable[[Sequence[Item]], bool]) -> tuple[Item, ...]:
+def smallest_part(
+    items: Sequence[Item], enough: Callable[[Sequence[Item]], bool], *, questions: int
+) -> tuple[Item, ...] | None:
     """Return a part of the items that is enough and of which no part is; all of them together have to be.
 
     QuickXplain (Junker, 2004): k of n items are found by asking about k * log(n / k) times. Later items are kept
-    rather than earlier ones.
+    rather than earlier ones. None where more than so many questions would be asked.
     """
-    if not items or enough(()):
-        return ()
-    return _needed((), False, items, enough)
+    left = questions
+
+    def asked(part: Sequence[Item]) -> bool:
+        nonlocal left
+        if not left:
+            raise _TooMany
+        left -= 1
+        return enough(part)
+
+    try:
+        return () if not items or asked(()) else _needed((), False, items, asked)
+    except _TooMany:
+        return None
+
+
+class _TooMany(Exception):
+    """All questions have been asked."""
 
 
 def _needed(
     kept: tuple[Item, ...], grew: bool, items: Sequence[Item], enough: Callable[[Sequence[Item]], bool]
 ) -> tuple[Item, ...]:
-    """What of the items is needed beside those that are kept."""
+    """What of the items is needed beside those that are kept; `grew`: these became more since they were not enough."""
     if grew and enough(kept):
         return ()
     if len(items) == 1:

@@ -207,6 +207,23 @@ def test_what_fills_a_reservation_comes_back_to_that_reservation(acme: Tenant, r
     _create(acme, "web", "two")
 
 
+def test_what_a_sibling_has_drawn_from_the_grant_above_comes_back_to_it(rival: Tenant, pool: Pool) -> None:
+    Pool.objects.update(host_losses=0)
+    pool.refresh_from_db()
+    unit, root = make_flavor("unit", vcpus=4, memory_mib=64), make_tenant("root")
+    create_grant(actor=SYSTEM, tenant=root, pool=pool, flavor=unit, terms=Terms(units=1))
+    leaf, sibling = make_tenant("leaf", parent=root), make_tenant("sibling", parent=root)
+    for tenant in (leaf, sibling):
+        create_grant(actor=SYSTEM, tenant=tenant, pool=pool, flavor=None, terms=Terms(units=0, expandable=True))
+    drawn = _create(sibling, "drawn", "one", minutes=20)
+    _create(rival, "open", "three", minutes=30)
+    _refused(leaf, "two")
+    (told,) = _all_told()
+    assert [leaver["instance"] for leaver in told["changes"][0]["leases"]] == ["drawn"]
+    end(str(drawn.id))
+    _create(leaf, "web", "two")
+
+
 def test_without_leases_nothing_is_added_to_a_refusal_but_one_question(acme: Tenant) -> None:
     with CaptureQueriesContext(connection) as queries:
         assert _refused(acme, "three", count=3) == []

@@ -56,19 +56,27 @@ def test_a_smallest_part_is_enough_and_no_part_of_it_is(given_back: list[Amounts
     places = range(len(given_back))
     if not enough(places):
         return
-    found = smallest_part(places, enough)
+    found = smallest_part(places, enough, questions=100)
+    assert found is not None
     assert enough(found)
     for size in range(len(found)):
         assert not any(enough(part) for part in itertools.combinations(found, size))
 
 
 def test_few_of_many_are_found_by_few_questions() -> None:
+    def enough(part: Sequence[int]) -> bool:
+        return {3, 700} <= set(part)
+
+    assert smallest_part(range(1000), enough, questions=60) == (3, 700)
+
+
+def test_no_more_is_asked_than_may_be() -> None:
     asked = 0
 
     def enough(part: Sequence[int]) -> bool:
         nonlocal asked
         asked += 1
-        return {3, 700} <= set(part)
+        return len(part) > 500
 
-    assert smallest_part(range(1000), enough) == (3, 700)
-    assert asked <= 60
+    assert smallest_part(range(1000), enough, questions=60) is None
+    assert asked == 60
