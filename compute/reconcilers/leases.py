@@ -19,7 +19,7 @@ from compute.models.instance import LEASE_HAS_WORK
 from compute.services.leases import end_lease
 
 log = logging.getLogger(__name__)
-PAUSE_SECONDS: Final = 60
+PAUSE_SECONDS: Final = 30
 _A_ROUND: Final = 500
 
 

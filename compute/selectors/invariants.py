@@ -287,6 +287,19 @@ CHECKS: tuple[Check, ...] = (
         """,
     ),
     Check(
+        "I5",
+        "what a lease has ended is stopped or deleted, or at work on it",
+        """
+        SELECT format('instance %%s is %%s: its lease ended at %%s and was to %%s it', i.id, i.state, i.lease_ends_at, i.lease_action)
+        FROM compute_instance i
+        WHERE (i.lease_action = 'delete' AND i.state IN ('building', 'active', 'error', 'failed')
+               OR i.lease_action = 'stop' AND i.desired_power = 'running' AND i.state IN ('active', 'error'))
+          AND i.lease_ends_at < now() - %(settle)s::interval
+          AND NOT EXISTS (SELECT FROM compute_operation o WHERE o.target_id = i.id
+                          AND (o.state IN ('pending', 'running', 'unwinding', 'stuck') OR o.finished_at > now() - %(settle)s::interval))
+        """,
+    ),
+    Check(
         "I6",
         "no directory in storage is without its instance",
         """

@@ -119,7 +119,7 @@ def _earliest(tenant: Tenant, order: dict[str, Any]) -> datetime | None:
 
 
 @pytest.mark.django_db
-@settings(counted, max_examples=max(10, int(os.environ.get("CENOTE_TEST_EXAMPLES", "80")) // 8))
+@settings(counted, max_examples=max(10, int(os.environ.get("CENOTE_TEST_EXAMPLES", "80")) // 4))
 @given(clouds)
 def test_a_wait_is_the_earliest_that_does_and_names_no_instance_too_many(cloud: dict[str, Any]) -> None:
     with undone():

@@ -129,7 +129,7 @@ def test_a_deletion_that_failed_is_ordered_again_after_a_pause(cloud: Cloud) -> 
     )
     Instance.unscoped.filter(id=instance.id).update(state="error")
     assert leases.run() == 0
-    Operation.objects.filter(id=operation.id).update(finished_at=timezone.now() - timedelta(seconds=61))
+    Operation.objects.filter(id=operation.id).update(finished_at=timezone.now() - timedelta(seconds=31))
     assert leases.run() == 1
     (again,) = _open(instance)
     assert run_to_end(again.id, cloud.node).state == "succeeded"
@@ -145,3 +145,25 @@ def test_what_an_ended_lease_stopped_is_started_with_another_lease_alone(cloud: 
     change_lease(actor=cloud.actor, instance_id=instance.id, lease=STOP)
     _, operation = order(actor=cloud.actor, instance_id=instance.id)  # type: ignore[operator]
     assert run_to_end(operation.id, cloud.node).state == "succeeded"
+
+
+def test_the_audit_tells_of_a_lease_that_ended_and_did_nothing(cloud: Cloud) -> None:
+    def told() -> list[str]:
+        return [fault.detail for fault in check_all() if fault.invariant == "I5"]
+
+    deletes, stops = cloud.create_running("deletes", lease=DELETE), cloud.create_running("stops", lease=STOP)
+    stopped = cloud.create_stopped("stopped", lease=STOP)
+    long_ago = timezone.now() - timedelta(minutes=5)
+    Operation.objects.update(finished_at=long_ago)
+    _end(deletes, stops, stopped)
+    assert told() == [], "the reconciler may not have come by yet"
+    Instance.unscoped.update(lease_ends_at=long_ago)
+    names = sorted(detail.split()[1] for detail in told())
+    assert names == sorted([str(deletes.id), str(stops.id)])
+    assert all("its lease ended at" in detail for detail in told())
+    assert leases.run() == 2
+    assert told() == []
+    for operation in (*_open(deletes), *_open(stops)):
+        run_to_end(operation.id, cloud.node)
+    Operation.objects.update(finished_at=long_ago)
+    assert told() == []

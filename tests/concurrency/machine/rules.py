@@ -6,7 +6,10 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
+
+from django.db.models.functions import Now
 
 from compute.models import Flavor, Grant, Host, Instance, Keypair, Operation, Pool
 from compute.services.drain_draft import DrainOptions
@@ -18,6 +21,8 @@ from compute.services.instances_move import move_instance
 from compute.services.instances_power import reboot_instance, start_instance, stop_instance
 from compute.services.instances_resize import resize_instance
 from compute.services.keypairs import create_keypair, delete_keypair
+from compute.services.lease_terms import LeaseAsk
+from compute.services.leases import change_lease
 from compute.services.migrations import migrate_instance
 from compute.services.operations import cancel_operation
 from compute.services.plans import apply_plan, propose_drain
@@ -52,6 +57,8 @@ class Rules:
             (10, self.resize),
             (8, self.migrate),
             (4, self.move),
+            (5, self.lease),
+            (4, self.lease_end),
             (4, self.cancel),
             (4, self.tenant_create),
             (3, self.tenant_delete),
@@ -98,6 +105,7 @@ class Rules:
             flavor=self._one(Flavor.objects.all()).name,
             image="tiny",
             count=self.dice.choice([1, 1, 1, 2, 3]),
+            lease=self._lease() if self.dice.random() < 0.2 else None,
         )
 
     def delete(self) -> None:
@@ -138,6 +146,19 @@ class Rules:
         found = self._one(active) if active.exists() and self.dice.random() < 0.9 else self._instance()
         to = self._one(Host.objects.all()) if self.dice.random() < 0.3 else None
         move_instance(actor=ACTOR, instance_id=found.id, destination=to, stop=self.dice.random() < 0.6)
+
+    def lease(self) -> None:
+        lease = self._lease() if self.dice.random() < 0.8 else None
+        change_lease(actor=ACTOR, instance_id=self._instance().id, lease=lease)
+
+    def lease_end(self) -> None:
+        """A lease ends; engines look for those that have."""
+        leased = Instance.unscoped.exclude(state="deleted").filter(lease_ends_at__gt=Now())
+        rows = Instance.unscoped.filter(id=self._one(leased).id, lease_ends_at__isnull=False)
+        rows.update(lease_ends_at=Now() - timedelta(seconds=1))
+
+    def _lease(self) -> LeaseAsk:
+        return LeaseAsk(seconds=self.dice.choice([60, 3600]), action=self.dice.choice(["stop", "delete"]))
 
     def cancel(self) -> None:
         rows = Operation.objects.filter(state__in=["pending", "running"], target_type__in=["instance", "tenant"])
