@@ -13,11 +13,13 @@ from compute.placement.kept import KEPT
 from compute.placement.place import Refused
 from compute.scheduler import explain
 from compute.scheduler.losses import Guest
-from compute.scheduler.make_room import cheapest_moves
+from compute.scheduler.make_room import Move, cheapest_moves
 from compute.scheduler.model import Policy, Request
-from compute.services.elsewhere import Obstacle
+from compute.scheduler.ranking import rank
+from compute.services.elsewhere import Obstacle, power_of
 from compute.services.loss_forecast import asked_for
 from compute.services.lost_guests import guests_of, loaded, networks_of, request_of
+from compute.services.migrations import as_it_runs, older_than
 from compute.services.plan_draft import (
     Draft,
     Step,
@@ -49,13 +51,19 @@ class DrainOptions:
 
 @dataclass(slots=True)
 class _Drain:
-    """The draft as it grows. Guests that are in the way elsewhere are looked for once, and only where one is."""
+    """The draft as it grows."""
 
     host: Host
     options: DrainOptions
     foresight: Foresight
     steps: list[Step] = field(default_factory=list)
-    elsewhere: dict[str, Guest] | None = None
+    _everybody: list[Guest] | None = None
+
+    def everybody(self) -> list[Guest]:
+        """Return all guests of the pool, as they are asked for today."""
+        if self._everybody is None:
+            self._everybody = list(asked_for(self.host.pool, _hosts(self.host)))
+        return self._everybody
 
 
 def draft_drain(host: Host, options: DrainOptions, *, without: frozenset[uuid.UUID] = frozenset()) -> Draft:
@@ -70,16 +78,17 @@ def draft_drain(host: Host, options: DrainOptions, *, without: frozenset[uuid.UU
     guests = sorted(rows, key=lambda guest: (-guest.memory_mib, guest.id))
     networks = networks_of(Port.unscoped.filter(instance__in=guests))
     powers = dict(Domain.objects.filter(host=host, instance__in=guests).values_list("instance_id", "power"))
+    older = older_than(host)
     for guest in guests:
         asked = str(guest.id) in options.consent
         way, obstacles = way_of(guest, power=powers.get(guest.id), stop=options.stop, asked=asked)
         if obstacles:
             drain.steps.append(_stays(guest, obstacles))
         else:
-            _find_place(drain, guest, way, request_of(guest, host, networks.get(guest.id, frozenset())))
-    every = {guest.id: guest for guest in asked_for(host.pool, _hosts(host))}
+            request = request_of(guest, host, networks.get(guest.id, frozenset()))
+            _find_place(drain, guest, way, as_it_runs(request, guest, older) if way == "live" else request)
     moves = [(str(step.instance.id), str(step.destination_id)) for step in drain.steps if step.moves]
-    survival = survival_of(snapshot, list(every.values()), moves, losses=host.pool.host_losses, leaving=str(host.id))
+    survival = survival_of(snapshot, drain.everybody(), moves, losses=host.pool.host_losses, leaving=str(host.id))
     refusals = [] if options.accept_losses else [*survival_refusals(survival), *promise_refusals(host)]
     return Draft(tuple(drain.steps), tuple(refusals), survival)
 
@@ -104,17 +113,14 @@ def _bring(drain: _Drain, guest: Instance, request: Request) -> uuid.UUID | Refu
 
 def _make_room(drain: _Drain, guest: Instance, request: Request) -> tuple[int, ...]:
     """Add the cheapest moves of others that let the guest in; return their places in the draft, none where there are none."""
-    if drain.elsewhere is None:
-        found = asked_for(drain.host.pool, _hosts(drain.host))
-        drain.elsewhere = {other.id: other for other in found if other.host_id != str(drain.host.id)}
-    here = {str(step.instance.id) for step in drain.steps}
-    others = [other for other in drain.elsewhere.values() if other.id not in here]
+    moving = {str(step.instance.id) for step in drain.steps}
+    others = [other for other in drain.everybody() if other.host_id != str(drain.host.id) and other.id not in moving]
     policy = Policy(name=drain.host.pool.policy)
     ways = cheapest_moves(drain.foresight.snapshot, request, policy, others, most=MOST_MOVES_FOR_ROOM, tried=SETS_TRIED)
     for moves in ways:
         rows = loaded(Instance.unscoped.filter(id__in=[move.guest.id for move in moves]))
         instances = {str(row.id): row for row in rows.select_related("pool", "image", "host__pool")}
-        if any(not _goes_live(instances[move.guest.id]) for move in moves):
+        if not all(_goes_live(drain, instances[move.guest.id], move) for move in moves):
             continue
         first = len(drain.steps)
         for move in moves:
@@ -126,10 +132,14 @@ def _make_room(drain: _Drain, guest: Instance, request: Request) -> tuple[int, .
     return ()
 
 
-def _goes_live(instance: Instance) -> bool:
-    """Whether it may be moved for the sake of another: while it runs, or not at all."""
-    power = Domain.objects.filter(instance=instance, host=instance.host_id).values_list("power", flat=True).first()
-    return not instance.busy and way_of(instance, power=power, stop=False, asked=False)[0] == "live"  # type: ignore[attr-defined]
+def _goes_live(drain: _Drain, instance: Instance, move: Move) -> bool:
+    """Whether it may be moved there for the sake of another: while it runs, or not at all."""
+    assert instance.host is not None
+    if instance.busy or way_of(instance, power=power_of(instance), stop=False, asked=False)[0] != "live":  # type: ignore[attr-defined]
+        return False
+    request = as_it_runs(move.guest.request, instance, older_than(instance.host))
+    host = drain.foresight.snapshot.hosts[drain.foresight.snapshot.row_of[move.target]]
+    return bool(rank((host,), request, Policy(name=drain.host.pool.policy)).candidates)
 
 
 def _stays(guest: Instance, obstacles: list[Obstacle]) -> Step:

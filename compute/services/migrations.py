@@ -9,25 +9,25 @@ from typing import Any, Final
 
 from django.db import transaction
 
-from compute.models import Domain, Host, Instance, Migration, Operation
-from compute.placement.groups import Members
-from compute.placement.kept import KEPT
-from compute.scheduler.model import Policy, Request
-from compute.scheduler.ranking import rank
+from compute.models import Host, Instance, Migration, Operation
+from compute.scheduler.model import Request
 from compute.services.elsewhere import (
+    MigrationCheck,
     Obstacle,
+    check_elsewhere,
     claim_elsewhere,
-    reasons_of,
+    place_obstacles,
+    power_of,
     record_move,
     refuse_obstacles,
+    request_elsewhere,
     submit_move,
 )
-from compute.services.instances_wanted import Wanted, shared_networks
 from compute.services.locking import lock_instance
 from compute.wire import MigrationJob
-from tenants.errors import InvalidInput, NotFound
+from tenants.errors import InvalidInput
 from tenants.models.ids import new_id
-from tenants.services.access import Actor, authorize
+from tenants.services.access import Actor
 
 SETTLE_SECONDS: Final = 300  # beyond the job's own deadline: getting ready, looking at both ends, tidying up
 HOST_PROCESSOR: Final = "host-passthrough"
@@ -57,37 +57,18 @@ class Terms:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class MigrationCheck:
-    """What a migration would meet now. `destination` is the best host, or the one asked for, where it can go there."""
-
-    instance: Instance
-    source: Host | None
-    destination: Host | None
-    obstacles: list[Obstacle]
-
-
 def check_migration(*, actor: Actor, instance_id: uuid.UUID, destination: Host | None = None) -> MigrationCheck:
     """Return what `migrate_instance` would meet now, every obstacle of it; nothing is taken.
 
     Raises NotFound, PermissionDenied. Refusals are answers, not errors.
     """
-    rows = Instance.unscoped.select_related("tenant", "host__pool", "pool", "flavor", "image", "group")
-    instance = rows.filter(id=instance_id).exclude(state="deleted").first()
-    if instance is None:
-        raise NotFound
-    authorize(actor, "instance.migrate", instance.tenant_id)
-    obstacles = live_obstacles(instance, destination)
-    chosen = None
-    if instance.host is not None and instance.kind == "vm":
-        request = live_request(instance, destination)
-        members = Members.of(request, without=instance.id)
-        ranking = rank(members.shown(KEPT.look(instance.pool_id)), members.told(request), _policy(instance))
-        if ranking.candidates:
-            chosen = Host.objects.get(id=uuid.UUID(ranking.candidates[0].host_id))
-        elif not (destination is not None and destination.id == instance.host_id):
-            obstacles.append(Obstacle("no_valid_host", " ".join(reasons_of(ranking))))
-    return MigrationCheck(instance, instance.host, chosen if not obstacles else None, obstacles)
+    return check_elsewhere(
+        actor=actor,
+        instance_id=instance_id,
+        destination=destination,
+        find_obstacles=lambda instance: live_obstacles(instance, destination, power=power_of(instance)),
+        ask=lambda instance: live_request(instance, destination) if instance.kind == "vm" else None,
+    )
 
 
 def migrate_instance(
@@ -141,7 +122,9 @@ def order_migration(
         request_key=request_key,
         deadline_seconds=terms.deadline_seconds + SETTLE_SECONDS,
     )
-    refuse_obstacles(f"{instance.name} cannot be migrated.", live_obstacles(instance, destination))
+    refuse_obstacles(
+        f"{instance.name} cannot be migrated.", live_obstacles(instance, destination, power=power_of(instance))
+    )
     assert instance.host is not None  # or it would be an obstacle
     host, decision = claim_elsewhere(instance, migration_id, live_request(instance, destination))
     job = MigrationJob(id=str(migration_id), destination_address=str(host.address), **_wire_terms(terms))
@@ -160,33 +143,25 @@ def order_migration(
     return migration, operation
 
 
-def live_obstacles(instance: Instance, destination: Host | None) -> list[Obstacle]:
-    """Return every reason that lies with the instance and its host; what other hosts lack is the ranking's to say."""
+def live_obstacles(instance: Instance, destination: Host | None, *, power: str | None) -> list[Obstacle]:
+    """Return every reason that lies with the instance and its host; what other hosts lack is the ranking's to say.
+
+    `power` is the host's last word on it.
+    """
     found = []
     source = instance.host
     if instance.state != "active" or source is None:
         found.append(Obstacle("not_active", f"It is {instance.state}; only an active instance can be migrated."))
     if instance.kind != "vm":
         found.append(Obstacle("not_a_vm", "It is a container; only VMs can be migrated while they run."))
-    power = Domain.objects.filter(instance=instance, host=instance.host_id).values_list("power", flat=True).first()
     if instance.desired_power != "running" or power != "running":
         found.append(Obstacle("not_running", f"It is {power or 'not seen yet'}; only what runs can be migrated live."))
-    if instance.flavor.pinned or instance.flavor.numa_nodes or instance.flavor.hugepages_kib:
-        found.append(Obstacle("dedicated", "It has CPUs, huge pages or NUMA cells of its own on its host."))
     if source is None:
         return found
-    if source.observed_state != "up":
-        found.append(Obstacle("source_not_up", f"Its host {source.name} is {source.observed_state}."))
-    storage = source.facts.get("shared_storage_id", "")
-    if not storage or storage != instance.pool.shared_storage_id:
-        found.append(Obstacle("storage_not_shared", f"Its host {source.name} does not see the pool's shared storage."))
+    found += place_obstacles(instance, source, destination)
     if _processor_of(instance) == HOST_PROCESSOR:
         found.append(Obstacle("host_processor", "It has its host's own processor, which no other host may have."))
-    if destination is not None and destination.id == source.id:
-        found.append(Obstacle("same_host", f"It is on {source.name} already."))
-    elif destination is not None and destination.pool_id != instance.pool_id:
-        found.append(Obstacle("another_pool", f"{destination.name} is in another pool."))
-    elif destination is not None and _release(destination) < _release(source):
+    if destination is not None and str(destination.id) in older_than(source):
         found.append(
             Obstacle("older_hypervisor", f"{destination.name} has an older QEMU than {source.name}, which started it.")
         )
@@ -194,38 +169,28 @@ def live_obstacles(instance: Instance, destination: Host | None) -> list[Obstacl
 
 
 def live_request(instance: Instance, destination: Host | None) -> Request:
-    """Return what the scheduler is asked: what the create asked, of another host that can run the guest as it is now."""
-    network = shared_networks().filter(pool=instance.pool_id).first()
-    assert network is not None
+    """Return what the scheduler is asked: another host that can run the guest as it is now."""
     assert instance.host is not None
-    wanted = Wanted(
-        flavor=instance.flavor, image=instance.image, pool=instance.pool, network=network, keys=[], group=instance.group
-    )
-    release = _release(instance.host)
-    older = [host.id for host in Host.objects.filter(pool=instance.pool_id) if _release(host) < release]
+    return as_it_runs(request_elsewhere(instance, destination), instance, older_than(instance.host))
+
+
+def as_it_runs(request: Request, instance: Instance, older: frozenset[str]) -> Request:
+    """Return the request narrowed to hosts that can go on with what runs now: its mode, its processor, its QEMU or a newer one."""
+    assert instance.host is not None
     processor = _processor_of(instance)
     return dataclasses.replace(
-        wanted.request(),
-        resources=_size(instance, wanted),
-        forbidden_hosts=frozenset(map(str, [instance.host_id, *older])),
-        target_host=str(destination.id) if destination is not None else None,
+        request,
+        forbidden_hosts=request.forbidden_hosts | older,
         virt_mode="kvm" if "kvm" in instance.host.modes else "qemu",
         cpu_models=frozenset({processor} if processor else ()),
     )
 
 
-def _size(instance: Instance, wanted: Wanted) -> Any:
-    # The instance's own size: its flavor may have been changed since.
-    return dataclasses.replace(
-        wanted.request().resources,
-        vcpus=instance.vcpus,
-        memory_mib=instance.memory_mib,
-        disk_gib=instance.disk_gib,
-    )
-
-
-def _policy(instance: Instance) -> Policy:
-    return Policy(name=instance.pool.policy)
+def older_than(source: Host) -> frozenset[str]:
+    """Return the ids of the pool's hosts whose QEMU is older than this one's."""
+    release = _release(source)
+    rows = Host.objects.filter(pool=source.pool_id).only("facts")
+    return frozenset(str(host.id) for host in rows if _release(host) < release)
 
 
 def _processor_of(instance: Instance) -> str:

@@ -71,12 +71,12 @@ def way_of(instance: Instance, *, power: str | None, stop: bool, asked: bool) ->
         return "none", [Obstacle("needs_consent", "It may not be moved without its tenant being asked.")]
     runs = instance.desired_power == "running" or power in ("running", "paused")
     if instance.kind == "vm" and runs:
-        found = live_obstacles(instance, None)
+        found = live_obstacles(instance, None, power=power)
         if not found:
             return "live", []
     else:
         found = []
-    cold = cold_obstacles(instance, None, stop=stop or instance.disruption == "restart")
+    cold = cold_obstacles(instance, None, stop=stop or instance.disruption == "restart", power=power)
     if not cold:
         return "cold", []
     return "none", found or cold

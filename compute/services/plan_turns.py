@@ -18,8 +18,9 @@ from django.db.models.functions import Now
 
 from compute import outbox, states
 from compute.errors import NotMovable, NoValidHost, OperationInProgress
-from compute.models import Domain, Host, Instance, Migration, Operation, Plan, PlanStep
+from compute.models import Host, Instance, Migration, Operation, Plan, PlanStep
 from compute.services.drain_draft import DrainOptions, draft_drain
+from compute.services.elsewhere import power_of
 from compute.services.fences import lock_host
 from compute.services.instances_move import order_move
 from compute.services.locking import lock_instance
@@ -172,11 +173,10 @@ def _begin(plan: Plan, step: PlanStep) -> None:
 def _order(plan: Plan, step: PlanStep, instance: Instance) -> Migration:
     if _passing(Instance.unscoped.filter(id=instance.id)):
         raise OperationInProgress(f"Another operation is in progress on {instance.name}.")
-    power = Domain.objects.filter(instance=instance, host=instance.host_id).values_list("power", flat=True).first()
     options = DrainOptions.read(plan.options)
     # The fate that the plan was applied with does not get worse: what was to go live is stopped by its own contract alone.
     stop = instance.disruption == "restart" or (options.stop and step.way == "cold")
-    way, obstacles = way_of(instance, power=power, stop=stop, asked=str(instance.id) in options.consent)
+    way, obstacles = way_of(instance, power=power_of(instance), stop=stop, asked=str(instance.id) in options.consent)
     if obstacles:
         sentences = " ".join(obstacle.detail for obstacle in obstacles)
         raise NotMovable(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from compute.errors import InvalidState, PlanOutdated, PlanRefused
@@ -12,6 +14,7 @@ from compute.models import Allocation, Host, Migration, Operation, Plan, Pool
 from compute.node.drivers.faults import Fault
 from compute.reconcilers import plans
 from compute.services import plan_turns
+from compute.services.drain_draft import DrainOptions, draft_drain
 from compute.services.hosts import disable_host, enable_host
 from compute.services.instances_delete import delete_instance
 from compute.services.instances_power import stop_instance
@@ -296,3 +299,33 @@ def test_tenants_see_and_do_nothing_of_it(cloud: DrainedPool) -> None:
             call(actor=cloud.owner, plan_id=plan.id)
     with pytest.raises(NotFound):
         apply_plan(actor=make_actor(is_operator=True), plan_id=cloud.tenant.id)
+
+
+def test_a_vm_that_only_older_hypervisors_could_take_is_not_promised_to_go(cloud: DrainedPool) -> None:
+    cloud.create("vm")
+    for name, release in (("first", "8.2.1"), ("second", "7.2.0"), ("third", "7.2.0")):
+        facts = {"shared_storage_id": "fake-storage", "qemu_version": release}
+        Host.objects.filter(name=name).update(facts=facts)
+    assert cloud.steps(cloud.propose())["vm"] == ("none", "blocked", "no_valid_host")
+    Host.objects.filter(name="third").update(facts={**facts, "qemu_version": "9.0.0"})
+    plan = cloud.propose()
+    assert cloud.steps(plan)["vm"] == ("live", "waiting", "")
+    assert plan.steps.get().destination.name == "third"
+
+
+def test_the_queries_of_a_draft_do_not_grow_with_the_guests(cloud: DrainedPool) -> None:
+    Pool.objects.update(host_losses=1)
+
+    def queries() -> int:
+        host = Host.objects.select_related("pool").get(id=cloud.first.host.id)
+        with CaptureQueriesContext(connection) as captured:
+            assert all(step.moves for step in draft_drain(host, DrainOptions()).steps)
+        return len(captured)
+
+    cloud.create("one")
+    cloud.create("off", running=False)
+    queries()
+    few = queries()
+    for number in range(6):
+        cloud.create(f"more-{number}", running=number % 2 == 0)
+    assert queries() == few

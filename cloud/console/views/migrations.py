@@ -17,8 +17,9 @@ from compute import states
 from compute.models import Host
 from compute.selectors.migrations import list_migrations
 from compute.selectors.pools import get_host, list_hosts
+from compute.services.elsewhere import MigrationCheck
 from compute.services.instances_move import check_move, move_instance
-from compute.services.migrations import MigrationCheck, check_migration, migrate_instance
+from compute.services.migrations import check_migration, migrate_instance
 from tenants.services.access import Actor
 
 
