@@ -16,6 +16,7 @@ from compute.reconcilers import plans
 from compute.services import plan_turns
 from compute.services.drain_draft import DrainOptions, draft_drain
 from compute.services.hosts import disable_host, enable_host
+from compute.services.housekeeping import expire
 from compute.services.instances_delete import delete_instance
 from compute.services.instances_power import stop_instance
 from compute.services.plans import abort_plan, apply_plan, pause_plan, resume_plan
@@ -122,6 +123,11 @@ def test_an_expired_plan_is_not_applied_and_is_put_away(cloud: DrainedPool) -> N
     assert plans.run() == 1
     plan.refresh_from_db()
     assert plan.state == "expired"
+    expire()
+    assert Plan.objects.exists()
+    Plan.objects.update(ended_at=timezone.now() - timedelta(days=8))
+    expire()
+    assert not Plan.objects.exists(), "a look at a plan leaves no row for ever"
 
 
 def test_paused_nothing_new_begins_and_resumed_it_goes_on(cloud: DrainedPool) -> None:
