@@ -133,13 +133,13 @@ def _hear_job(context: Context, migration: Migration, reply: Reply | None) -> Ho
 
 
 def _with_figures(status: MigrationStatus, before: dict[str, Any] | None) -> MigrationStatus:
-    """Of a job that was given up the hypervisor keeps no figures: the last ones from while it ran stand for it."""
-    if not status.ended or status.total_bytes or not before:
+    """Of a job that is called off, or was given up, the hypervisor counts nothing: the last figures from while it ran stand for it."""
+    if status.total_bytes or not before:
         return status
     last = MigrationStatus.from_json(before)
-    return dataclasses.replace(
-        last, ended=status.ended, code=status.code, message=status.message, downtime_ms=0.0, eta_seconds=None
-    )
+    if status.ended:
+        last = dataclasses.replace(last, downtime_ms=0.0, eta_seconds=None)
+    return dataclasses.replace(last, ended=status.ended, code=status.code, message=status.message)
 
 
 def _share(status: MigrationStatus) -> float:

@@ -30,6 +30,12 @@ i=0; while :; do i=$((i+1)); echo $i >>ticks; sleep 0.1; done) >/dev/null 2>&1 &
 """
 
 
+WRITER = (
+    "dd if=/dev/urandom of=/root/noise bs=1024k count=48 2>/dev/null; mkdir -p /tmp/fast; mount -t tmpfs none /tmp/fast;"
+    " (while :; do cat /root/noise >/tmp/fast/noise; done) >/dev/null 2>&1 </dev/null &"
+)
+
+
 class Guest:
     """One VM at work, as its tenant, the operators and the hosts see it."""
 
@@ -155,6 +161,30 @@ def test_out_of_time_it_is_given_up_and_runs_on(running: RunningCloud, guest: Gu
     assert ended["state"] == "failed"
     assert ended["error"]["code"] == "deadline"
     assert guest.host() == here
+    guest.assert_at_one_place()
+    guest.ticks()
+
+
+@pytest.mark.parametrize("at_the_end", ["give_up", "pause"])
+def test_a_guest_that_writes_faster_than_is_copied_is_given_up_or_paused_as_was_said(
+    running: RunningCloud, guest: Guest, at_the_end: str
+) -> None:
+    """48 MiB written over and over: at 16 MiB/s a round takes three seconds, more than any pause that is allowed."""
+    running.ssh(guest.instance, f"doas sh -c '{WRITER}'")
+    here, began = guest.host(), time.monotonic()
+    terms = {"bandwidth_mib_s": 16, "downtime_limit_ms": 600, "auto_converge": False, "deadline_seconds": 240}
+    ended = running.wait(guest.order(**terms, at_the_end=at_the_end), 280)
+    migration = guest.newest()
+    stop, rounds = migration["status"]["downtime_ms"], migration["status"]["iterations"]
+    print(f"{at_the_end}: {ended['state']} after {time.monotonic() - began:.1f} s, {rounds} rounds, stop {stop} ms")
+    assert rounds > 2, "it was copied again and again"
+    if at_the_end == "give_up":
+        assert (ended["state"], ended["error"]["code"]) == ("failed", "not_converging")
+        assert guest.host() == here
+    else:
+        assert ended["state"] == "succeeded", ended
+        assert guest.host() != here
+        assert stop > terms["downtime_limit_ms"], "it was paused for the rest, longer than any pause that was allowed"
     guest.assert_at_one_place()
     guest.ticks()
 

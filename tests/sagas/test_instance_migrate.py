@@ -18,6 +18,7 @@ from compute.services.hosts import disable_host, remove_host
 from compute.services.instances_delete import delete_instance
 from compute.services.migrations import Terms, check_migration, migrate_instance
 from compute.services.operations import cancel_operation, retry_operation
+from compute.wire import MigrationStatus
 from tenants.errors import InvalidInput, PermissionDenied
 from tenants.models import AuditEvent, UsageSegment
 from tenants.services.access import Actor
@@ -539,3 +540,25 @@ def test_the_listing_of_a_guest_that_is_still_coming_changes_nothing(pair: Pair)
         if Operation.objects.get(id=operation.id).state == "succeeded":
             break
     pair.assert_moved()
+
+
+def test_a_job_that_is_called_off_keeps_the_figures_from_while_it_ran(pair: Pair) -> None:
+    """The hypervisor counts nothing any more, in its last answers before the end too."""
+    pair.here.driver.host.job_questions = 5
+    migration, operation = pair.order()
+    for _ in range(5):
+        make_due(operation.id)
+        take_turn(operation.id)
+        for node in pair.cloud.nodes:
+            node.run_calls()
+    migration.refresh_from_db()
+    copied = migration.status["done_bytes"]
+    assert copied > 0
+    nothing = MigrationStatus().to_json()
+    call = HostCall.objects.get(operation=operation, state="answered", settled=False)
+    HostCall.objects.filter(id=call.id).update(answer={**call.answer, "result": nothing})
+    cancel_operation(actor=pair.operator, operation_id=operation.id)
+    assert pair.run(operation).state == "cancelled"
+    migration.refresh_from_db()
+    assert (migration.status["done_bytes"], migration.status["ended"]) == (copied, "stayed")
+    assert migration.status["downtime_ms"] == 0
