@@ -246,8 +246,8 @@ def _conclude(plan: Plan) -> None:
         outbox.ring("plan", plan.id)
     elif not _passing(left):
         kept = plan.steps.filter(state__in=["failed", "blocked"]).select_related("instance")
-        sentences = "; ".join(f"{step.instance.name}: {step.message or step.code}" for step in kept)
-        move(plan, "stopped", reason=f"{left.count()} guests are left. {sentences}"[:1000])
+        sentences = "; ".join(f"{step.instance.name}: {(step.message or step.code).rstrip('.')}" for step in kept)
+        move(plan, "stopped", reason=f"{left.count()} guests are left. {sentences}."[:1000])
         log.warning("the drain of %s has stopped: %s", host.name, sentences)
 
 

@@ -90,8 +90,9 @@ def status_look(word: str) -> str:
 
 @register.simple_tag
 def status(word: str, label: str = "", *, operation: bool = False) -> SafeString:
-    """A state as a mark and a word. A `running` operation is at work; a `running` instance is at rest."""
-    look = "busy" if operation and word == "running" else _LOOK.get(word, "off")
+    """A state as a mark and a word. What is at work as `running` is busy, and `stopped` before its end; an instance is at rest."""
+    at_work = {"running": "busy", "stopped": "warn"}
+    look = (at_work.get(word) if operation else None) or _LOOK.get(word, "off")
     return format_html('<span class="status {}">{}</span>', look, label or word.replace("_", " "))
 
 
