@@ -134,7 +134,9 @@ def _make_room(drain: _Drain, guest: Instance, request: Request) -> tuple[int, .
 
 def _goes_live(drain: _Drain, instance: Instance, move: Move) -> bool:
     """Whether it may be moved there for the sake of another: while it runs, or not at all."""
-    assert instance.host is not None
+    # A draft takes no locks: between two of its reads the guest may have been deleted, or have come to another host.
+    if instance.host is None or str(instance.host_id) != move.guest.host_id:
+        return False
     if instance.busy or way_of(instance, power=power_of(instance), stop=False, asked=False)[0] != "live":  # type: ignore[attr-defined]
         return False
     request = as_it_runs(move.guest.request, instance, older_than(instance.host))

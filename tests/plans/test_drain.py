@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -10,10 +11,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from compute.errors import InvalidState, PlanOutdated, PlanRefused
-from compute.models import Allocation, Host, Migration, Operation, Plan, Pool
+from compute.models import Allocation, Host, Instance, Migration, Operation, Plan, Pool
 from compute.node.drivers.faults import Fault
 from compute.reconcilers import plans
-from compute.services import plan_turns
+from compute.scheduler.make_room import Move, cheapest_moves
+from compute.services import drain_draft, plan_turns
 from compute.services.drain_draft import DrainOptions, draft_drain
 from compute.services.hosts import disable_host, enable_host
 from compute.services.housekeeping import expire
@@ -250,6 +252,28 @@ def test_other_guests_move_to_make_room(cloud: DrainedPool) -> None:
     assert done.state == "finished"
     assert cloud.homes() == {"s-second": "second", "s-third": "second", "big": "third"}
     assert big.id == steps[1].instance_id
+
+
+def test_who_was_to_make_room_and_is_deleted_meanwhile_is_not_counted_on(
+    cloud: DrainedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draft takes no locks; found by the random life of the books."""
+    Host.objects.update(total_memory_mib=5000, ceiling_memory_mib=5000)
+    second, third = cloud.others
+    cloud.create("s-second", on=second, flavor="large")
+    small = cloud.create("s-third", on=third)
+    cloud.create("big", flavor="large")
+    Host.objects.filter(name="third").update(total_memory_mib=4200, ceiling_memory_mib=4200)
+
+    def meanwhile(*given: Any, **named: Any) -> list[tuple[Move, ...]]:
+        ways = list(cheapest_moves(*given, **named))
+        assert [move.guest.id for (move,) in ways] == [str(small.id)]
+        Instance.unscoped.filter(id=small.id).update(state="deleted", host=None, deleted_at=timezone.now())
+        return ways
+
+    monkeypatch.setattr(drain_draft, "cheapest_moves", meanwhile)
+    steps = list(cloud.propose().steps.select_related("instance"))
+    assert [(step.instance.name, step.way, step.code) for step in steps] == [("big", "none", "no_valid_host")]
 
 
 def test_n_plus_k_is_kept_or_the_drain_is_refused_with_the_reason(cloud: DrainedPool) -> None:
