@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from compute.scheduler.make_room import Move, cheapest_moves
 from compute.scheduler.model import Policy, Request
 from compute.scheduler.ranking import rank
 from compute.services.elsewhere import Obstacle, power_of
-from compute.services.loss_forecast import asked_for
+from compute.services.loss_forecast import asked_for, hosts_of
 from compute.services.lost_guests import guests_of, loaded, networks_of, request_of
 from compute.services.migrations import as_it_runs, older_than
 from compute.services.plan_draft import (
@@ -56,14 +56,9 @@ class _Drain:
     host: Host
     options: DrainOptions
     foresight: Foresight
+    everybody: Sequence[Guest]
+    """all guests of the pool, as they are asked for today"""
     steps: list[Step] = field(default_factory=list)
-    _everybody: list[Guest] | None = None
-
-    def everybody(self) -> list[Guest]:
-        """Return all guests of the pool, as they are asked for today."""
-        if self._everybody is None:
-            self._everybody = list(asked_for(self.host.pool, _hosts(self.host)))
-        return self._everybody
 
 
 def draft_drain(host: Host, options: DrainOptions, *, without: frozenset[uuid.UUID] = frozenset()) -> Draft:
@@ -72,10 +67,14 @@ def draft_drain(host: Host, options: DrainOptions, *, without: frozenset[uuid.UU
     Those that find no room get it by moves of at most two guests of other hosts, where that can be. `without`: guests
     that are left out, as they are under way already.
     """
+    # Without locks each reading is a little younger than the one before. What only a younger one has is left out, so that
+    # each guest of the draft is among everybody, and everybody is on a host of the snapshot. Whoever came is seen by `apply`.
     snapshot = KEPT.look(host.pool_id)
-    drain = _Drain(host, options, Foresight.of(snapshot, pool_id=host.pool_id, lost=host.id))
+    everybody = list(asked_for(host.pool, hosts_of(host.pool, snapshot)))
+    here = {uuid.UUID(guest.id) for guest in everybody if guest.host_id == str(host.id)}
+    drain = _Drain(host, options, Foresight.of(snapshot, pool_id=host.pool_id, lost=host.id), everybody)
     rows = loaded(guests_of(host).exclude(id__in=without)).select_related("pool", "image", "host__pool")
-    guests = sorted(rows, key=lambda guest: (-guest.memory_mib, guest.id))
+    guests = sorted((row for row in rows if row.id in here), key=lambda guest: (-guest.memory_mib, guest.id))
     networks = networks_of(Port.unscoped.filter(instance__in=guests))
     powers = dict(Domain.objects.filter(host=host, instance__in=guests).values_list("instance_id", "power"))
     older = older_than(host)
@@ -88,7 +87,7 @@ def draft_drain(host: Host, options: DrainOptions, *, without: frozenset[uuid.UU
             request = request_of(guest, host, networks.get(guest.id, frozenset()))
             _find_place(drain, guest, way, as_it_runs(request, guest, older) if way == "live" else request)
     moves = [(str(step.instance.id), str(step.destination_id)) for step in drain.steps if step.moves]
-    survival = survival_of(snapshot, drain.everybody(), moves, losses=host.pool.host_losses, leaving=str(host.id))
+    survival = survival_of(snapshot, everybody, moves, losses=host.pool.host_losses, leaving=str(host.id))
     refusals = [] if options.accept_losses else [*survival_refusals(survival), *promise_refusals(host)]
     return Draft(tuple(drain.steps), tuple(refusals), survival)
 
@@ -114,7 +113,7 @@ def _bring(drain: _Drain, guest: Instance, request: Request) -> uuid.UUID | Refu
 def _make_room(drain: _Drain, guest: Instance, request: Request) -> tuple[int, ...]:
     """Add the cheapest moves of others that let the guest in; return their places in the draft, none where there are none."""
     moving = {str(step.instance.id) for step in drain.steps}
-    others = [other for other in drain.everybody() if other.host_id != str(drain.host.id) and other.id not in moving]
+    others = [other for other in drain.everybody if other.host_id != str(drain.host.id) and other.id not in moving]
     policy = Policy(name=drain.host.pool.policy)
     ways = cheapest_moves(drain.foresight.snapshot, request, policy, others, most=MOST_MOVES_FOR_ROOM, tried=SETS_TRIED)
     for moves in ways:
@@ -148,12 +147,3 @@ def _stays(guest: Instance, obstacles: list[Obstacle]) -> Step:
     assert guest.host_id is not None
     message = " ".join(obstacle.detail for obstacle in obstacles)[:1000]
     return Step(guest, guest.host_id, None, "none", code=obstacles[0].code, message=message)
-
-
-def _hosts(host: Host) -> dict[uuid.UUID, Host]:
-    """The hosts of the pool, by id."""
-    rows = Host.objects.filter(pool=host.pool_id).exclude(admin_state="removed").defer("proof", "strays", "stray_disks")
-    found = {row.id: row for row in rows}
-    for row in found.values():
-        row.pool = host.pool
-    return found

@@ -83,10 +83,7 @@ def foresee_losses(*, actor: Actor, pool: Pool) -> PoolLosses:
     """
     authorize(actor, "host.read", None)
     snapshot = KEPT.look(pool.id)
-    rows = Host.objects.filter(pool=pool).exclude(admin_state="removed").defer("proof", "strays", "stray_disks")
-    hosts = {host.id: host for host in rows.order_by("name") if str(host.id) in snapshot.row_of}
-    for host in hosts.values():
-        host.pool = pool
+    hosts = hosts_of(pool, snapshot)
     guests = list(asked_for(pool, hosts))
     count = Counter(guest.host_id for guest in guests)
     sure = sure_to_return(snapshot, guests)
@@ -117,6 +114,8 @@ def _fates(host: Host, snapshot: Snapshot) -> list[Fate]:
     fates = []
     for guest in guests:
         fate = obstacle_of(guest, host)
+        if fate is None and guest.id not in held:
+            continue  # deleted between the two readings
         if fate is None:
             found = foresight.bring_back(
                 consumer=guest.id,
@@ -130,15 +129,26 @@ def _fates(host: Host, snapshot: Snapshot) -> list[Fate]:
     return fates
 
 
+def hosts_of(pool: Pool, snapshot: Snapshot) -> dict[uuid.UUID, Host]:
+    """Return the rows of the pool's hosts that are in the snapshot, by id, in the order of their names."""
+    rows = Host.objects.filter(pool=pool).exclude(admin_state="removed").defer("proof", "strays", "stray_disks")
+    hosts = {host.id: host for host in rows.order_by("name") if str(host.id) in snapshot.row_of}
+    for host in hosts.values():
+        host.pool = pool
+    return hosts
+
+
 def asked_for(pool: Pool, hosts: dict[uuid.UUID, Host]) -> Iterator[Guest]:
     """Yield what all guests of a pool are asked for, equal ones as one object: there are few sizes and thousands of guests."""
+    columns = ("kind", "vcpus", "memory_mib", "disk_gib", "flavor_id", "group_id")
+    rows = Instance.unscoped.filter(pool=pool, state__in=states.INSTANCE_HOLDS_ROOM, host__in=hosts)
+    # Guests first: without a lock, what they are of has to be read after them to be there.
+    guests = list(rows.values_list("id", "host_id", *columns))
     flavors = {flavor.id: flavor for flavor in Flavor.objects.all()}
     groups = {group.id: group for group in Group.unscoped.filter(instances__pool=pool).distinct()}
     networks = networks_of(Port.unscoped.filter(network__pool=pool))
     requests: dict[tuple[object, ...], Request] = {}
-    rows = Instance.unscoped.filter(pool=pool, state__in=states.INSTANCE_HOLDS_ROOM, host__in=hosts)
-    columns = ("kind", "vcpus", "memory_mib", "disk_gib", "flavor_id", "group_id")
-    for instance_id, host_id, *asked in rows.values_list("id", "host_id", *columns):
+    for instance_id, host_id, *asked in guests:
         on, host = networks.get(instance_id, frozenset()), hosts[host_id]
         key = (*asked, on, storages_of_host(host))
         request = requests.get(key)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from compute.models import Host, Instance
+from compute.models import Allocation, Host, Instance
 from compute.services.groups import create_group
 from compute.services.loss_forecast import foresee_loss, foresee_losses
 from tests.evacuation.conftest import LossyPool
@@ -64,6 +68,41 @@ def test_more_tight_hosts_than_are_gone_through_are_named(cloud: LossyPool, monk
     found = foresee_losses(actor=cloud.operator, pool=cloud.pool)
     assert [(loss.host.name, loss.looked_at) for loss in found.worst] == [("lost", False)]
     assert (found.staying, found.not_looked_at) == (0, 1)
+
+
+def test_who_is_deleted_while_it_is_drawn_up_is_left_out(cloud: LossyPool) -> None:
+    """Nothing is locked: guests, their rooms and what they are of are read one after another."""
+    cloud.create("stays")
+    gone = cloud.create("goes")
+    with _right_after('FROM "compute_port"', lambda: Allocation.objects.filter(consumer_id=gone.id).delete()):
+        _, fates = foresee_loss(actor=cloud.operator, reference="lost")
+    assert [fate.instance.name for fate in fates] == ["stays"]
+
+
+def test_a_flavor_that_comes_while_it_is_drawn_up_is_no_riddle(cloud: LossyPool) -> None:
+    instance = cloud.create("web")
+
+    def resized() -> None:
+        Instance.unscoped.filter(id=instance.id).update(flavor=make_flavor("fresh"))
+
+    with _right_after('FROM "compute_flavor"', resized):
+        assert staying(cloud) == {}
+
+
+@contextmanager
+def _right_after(fragment: str, act: Callable[[], object]) -> Iterator[None]:
+    """Act once, right after the first query with the fragment. AssertionError where there is none."""
+    waiting = [act]
+
+    def wrapper(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        result = execute(sql, params, many, context)
+        if waiting and fragment in sql:
+            waiting.pop()()
+        return result
+
+    with connection.execute_wrapper(wrapper):
+        yield
+    assert not waiting
 
 
 def test_its_queries_do_not_grow_with_the_guests(cloud: LossyPool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from django.utils import timezone
 from compute.errors import InvalidState, PlanOutdated, PlanRefused
 from compute.models import Allocation, Host, Instance, Migration, Operation, Plan, Pool
 from compute.node.drivers.faults import Fault
+from compute.placement.kept import KEPT
 from compute.reconcilers import plans
 from compute.scheduler.make_room import Move, cheapest_moves
 from compute.services import drain_draft, plan_turns
@@ -21,8 +24,10 @@ from compute.services.hosts import disable_host, enable_host
 from compute.services.housekeeping import expire
 from compute.services.instances_delete import delete_instance
 from compute.services.instances_power import stop_instance
+from compute.services.loss_forecast import asked_for
 from compute.services.plans import abort_plan, apply_plan, pause_plan, resume_plan
 from tenants.errors import NotFound, PermissionDenied
+from tests.factories.compute import make_host
 from tests.factories.nodes import run_to_end
 from tests.factories.tenants import make_actor
 from tests.plans.conftest import DrainedPool
@@ -274,6 +279,34 @@ def test_who_was_to_make_room_and_is_deleted_meanwhile_is_not_counted_on(
     monkeypatch.setattr(drain_draft, "cheapest_moves", meanwhile)
     steps = list(cloud.propose().steps.select_related("instance"))
     assert [(step.instance.name, step.way, step.code) for step in steps] == [("big", "none", "no_valid_host")]
+
+
+@pytest.mark.parametrize("onto", ["first", "fresh"])
+def test_who_comes_while_a_draft_is_drawn_up_is_not_in_it(
+    cloud: DrainedPool, monkeypatch: pytest.MonkeyPatch, onto: str
+) -> None:
+    """A guest comes to the host after everybody was read; or to a host that came after the hosts were looked at."""
+    cloud.create("there")
+    other = cloud.create("other", on=cloud.others[0])
+    Pool.objects.update(host_losses=1)
+
+    def after(reading: Callable[..., Any]) -> Callable[..., Any]:
+        def read(*given: Any) -> Any:
+            found = reading(*given)
+            found = found if onto == "fresh" else list(found)
+            host = cloud.first.host if onto == "first" else make_host(cloud.pool, name="fresh")
+            Instance.unscoped.filter(id=other.id).update(host=host)
+            return found
+
+        return read
+
+    if onto == "first":
+        monkeypatch.setattr(drain_draft, "asked_for", after(asked_for))
+    else:
+        monkeypatch.setattr(drain_draft, "KEPT", SimpleNamespace(look=after(KEPT.look)))
+    plan = cloud.propose()
+    assert [step.instance.name for step in plan.steps.select_related("instance")] == ["there"]
+    assert plan.survival is not None
 
 
 def test_n_plus_k_is_kept_or_the_drain_is_refused_with_the_reason(cloud: DrainedPool) -> None:
